@@ -1,0 +1,44 @@
+# make demo   everything on the embedded digits data set, into runs/demo
+# make test   lint, types, tests (under 15 minutes on two cores)
+# make test-all also the slow ones; make bench: what is timed
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+DEMO = runs/demo
+
+export JAX_PLATFORMS ?= cpu
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test test-all lint setup clean
+
+setup: $(VENV)/.run
+
+# The packages a run needs.
+$(VENV)/.run: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# What the tests add.
+$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	touch $@
+
+demo: $(VENV)/.run
+	$(BIN)/python main.py --stage=build_table --config=configs/digits.py --workdir=$(DEMO)
+	$(BIN)/python main.py --stage=all --config=configs/digits.py --workdir=$(DEMO) --config.latency_table=$(DEMO)/latency_table.json
+	@echo "Open $(DEMO)/report/index.html"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest
+
+test-all: lint
+	$(BIN)/python -m pytest -m ''
+
+clean:
+	rm -rf $(VENV) .cache runs data

@@ -1,0 +1,107 @@
+"""Entry point: picks a stage and hands it the config and the workdir.
+
+  python main.py --stage=all --config=configs/digits.py --workdir=runs/digits
+
+Any key of the config can be changed: --config.search.target_ms=80
+"""
+
+import importlib
+import os
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from spnas_jax.errors import UserError
+
+# TensorFlow's and XLA's start-up chatter would bury the first useful line.
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+
+# stage -> module of spnas_jax with its run(config, workdir).
+STAGES = {
+  'search': 'search',
+  'train': 'train',
+  'evaluate': 'evaluate',
+  'export': 'export',
+  'profile': 'profile',
+  'build_table': 'build_table',
+  'validate_table': 'validate_table',
+  'random_search': 'random_search',
+  'compile': 'compile',
+  'zoo': 'zoo_listing',
+  'report': 'report',
+}
+ALL = ('search', 'train', 'evaluate', 'export', 'profile', 'report')
+
+_STAGE = flags.DEFINE_string(
+  'stage',
+  'all',
+  f'What to do: all (= {", ".join(ALL)}) or one of {", ".join(STAGES)}.',
+)
+_CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  None,
+  'Configuration file, as in configs/digits.py. Every key can be changed on '
+  'the command line: --config.search.target_ms=80.',
+  lock_config=True,
+)
+_WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Folder of this run; a bucket path (gs://...) will do.'
+)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+  """Parses the command line.
+
+  Raises:
+    UserError: a flag, the config file or one of its keys is wrong.
+  """
+  try:
+    return flags.FLAGS(argv)
+  except UserError:
+    raise
+  except OSError as e:
+    raise UserError(f'--config: {e}') from e
+  except Exception as e:  # Whatever the config file or its parser raises.
+    text = ' '.join(str(e).split()) or type(e).__name__
+    raise UserError(f'{text} (see --help)') from e
+
+
+def run(argv: list[str]) -> None:
+  """Runs the chosen stage or stages."""
+  if len(argv) > 1:
+    raise UserError(f'unexpected argument {argv[1]!r}: flags start with --')
+  if _STAGE.value not in ('all', *STAGES):
+    raise UserError(
+      f'--stage is {_STAGE.value!r}, allowed: all, {", ".join(STAGES)}'
+    )
+  if _CONFIG.value is None:
+    raise UserError('--config is missing, as in --config=configs/digits.py')
+  if not _WORKDIR.value:
+    raise UserError('--workdir is missing, as in --workdir=runs/digits')
+  from spnas_jax import startup
+
+  config, workdir = startup.start(_CONFIG.value, _WORKDIR.value)
+  for stage in ALL if _STAGE.value == 'all' else (_STAGE.value,):
+    # Imported only when chosen: a report needs no TensorFlow.
+    importlib.import_module(f'spnas_jax.{STAGES[stage]}').run(config, workdir)
+
+
+def guarded(call, *args):
+  """Wrong input ends in one line and exit code 2, a diverged run in 1."""
+  try:
+    return call(*args)
+  except UserError as e:
+    print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
+    sys.exit(2)
+
+
+def main() -> None:
+  app.run(
+    lambda argv: guarded(run, argv),
+    flags_parser=lambda argv: guarded(parse_flags, argv),
+  )
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,1 @@
+"""Single-Path NAS in JAX/Flax: search, train, export and measure."""

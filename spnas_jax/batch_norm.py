@@ -1,0 +1,54 @@
+"""Re-estimation of batch-norm statistics for fixed gates or a fixed network."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jax import lax
+
+from spnas_jax.parallel import AXIS, replicate
+
+
+def estimate_batch_stats(
+  model: nn.Module,
+  variables: dict[str, Any],
+  batches: Iterable[dict[str, Any]],
+  *args: Any,
+) -> Any:
+  """Mean of the batches' statistics, which replaces the running ones.
+
+  Args:
+    model: a `SuperNet`; its `momentum` is set to 0, so that each pass leaves
+      the statistics of its own batch.
+    variables: {'params', 'batch_stats'}; the statistics are not read.
+    batches: training batches on the devices, at least one.
+    *args: follow the images in the model's call.
+
+  Returns:
+    A new `batch_stats` tree.
+  """
+  step = _stats_step(dataclasses.replace(model, momentum=0.0))
+  state = replicate((variables, args))
+  total, count = None, 0
+  for batch in batches:
+    stats = step(state, {'image': batch['image']})
+    total = stats if total is None else jax.tree.map(lax.add, total, stats)
+    count += 1
+  return jax.tree.map(lambda s: s / count, total)
+
+
+@functools.lru_cache(maxsize=4)
+def _stats_step(model: nn.Module):
+  def stats_step(state, batch):
+    variables, args = state
+    _, updated = model.apply(
+      variables, batch['image'], *args, train=True, mutable=['batch_stats']
+    )
+    return lax.pmean(updated['batch_stats'], AXIS)
+
+  return jax.pmap(stats_step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)

@@ -1,0 +1,65 @@
+"""Checkpoints: a thin layer over Orbax's manager."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+
+from spnas_jax.errors import UserError
+from spnas_jax.parallel import replicated_sharding
+
+
+class Checkpoints:
+  """The checkpoints of one stage.
+
+  Saving is asynchronous; leaving the `with` block waits for it. Orbax writes to
+  a temporary folder and renames it, so a killed process leaves whole
+  checkpoints only.
+  """
+
+  def __init__(self, folder: epath.Path):
+    self._manager = ocp.CheckpointManager(
+      folder, options=ocp.CheckpointManagerOptions(max_to_keep=2)
+    )
+
+  def __enter__(self) -> Checkpoints:
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._manager.close()
+
+  @property
+  def latest(self) -> int | None:
+    """Step of the newest checkpoint."""
+    return self._manager.latest_step()
+
+  def save(self, step: int, state: Any) -> None:
+    """Starts saving; the arrays are copied before it returns."""
+    self._manager.save(step, args=ocp.args.StandardSave(state))
+
+  def restore(self, like: Any) -> Any:
+    """The newest state, placed on all local devices.
+
+    Args:
+      like: a state of the same structure, or its shapes.
+
+    Raises:
+      UserError: the checkpoint does not fit `like`.
+    """
+    sharding = replicated_sharding()
+    shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
+    )
+    try:
+      return self._manager.restore(
+        self.latest, args=ocp.args.StandardRestore(shapes)
+      )
+    except (ValueError, KeyError, TypeError, FileNotFoundError) as e:
+      reason = str(e).strip().splitlines()[0]
+      raise UserError(
+        f'checkpoint {self._manager.directory}/{self.latest} does not fit this '
+        f'configuration or is damaged ({reason}); use another --workdir'
+      ) from e

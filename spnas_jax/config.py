@@ -1,0 +1,455 @@
+"""Every configuration key with its default, and the checks on them.
+
+`configs/*.py` start from `default_config()` and change what their experiment
+needs. `check` refuses wrong values before anything is compiled.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from spnas_jax import datasets
+from spnas_jax.architecture import Architecture, Block, round_channels
+from spnas_jax.errors import UserError
+from spnas_jax.space import SearchSpace, Stage
+
+
+def default_config() -> ConfigDict:
+  """All keys; the values are those of the embedded digits data set."""
+  config = ConfigDict()
+  # Of everything random: initialisation, gates, dropout, shuffling, sampling.
+  config.seed = 0
+  # What `train` trains: a zoo name, the path of an architecture.json, or a block
+  # string; '' = the workdir's architecture.json, which `search` leaves.
+  config.architecture = ''
+  # Path of the latency table (JSON).
+  config.latency_table = ''
+  # What `build_table`, `validate_table` and `profile` measure: 'host' or 'adb'.
+  config.device = 'host'
+  config.dataset = datasets.default_config()
+  config.space = _space()
+  config.search = _search()
+  config.train = _train()
+  config.evaluate = _evaluate()
+  config.export = _export()
+  config.profile = _profile()
+  config.build_table = _build_table()
+  config.validate_table = _validate_table()
+  config.random_search = _random_search()
+  config.compile = _compile()
+  return config
+
+
+def _space() -> ConfigDict:
+  c = ConfigDict()
+  # Kernel size and stride of the stem convolution, and its channels.
+  c.stem_kernel = 3
+  c.stem_stride = 2
+  c.stem_channels = 8
+  # Fixed blocks before and behind the searchable stages, as block strings.
+  c.first = ''
+  c.last = ''
+  # Channels, number of layers and first stride of every searchable stage.
+  c.channels = (16, 24, 32)
+  c.layers = (3, 3, 3)
+  c.strides = (2, 2, 1)
+  # Candidates of every layer, ascending; a tuple of tuples gives each stage its
+  # own. Depthwise kernel sizes (odd), expansion ratios, squeeze-and-excitation
+  # ratios ((0.0,) = none, (0.0, 0.25) = searched).
+  c.kernels = (3, 5)
+  c.expansions = (3, 6)
+  c.squeeze_ratios = (0.0,)
+  # Channels of the 1x1 head convolution; 0 = none.
+  c.head_channels = 128
+  # Width multiplier of stem, stages and fixed blocks (rounded to multiples of
+  # 8, never below 90%); the head keeps its width.
+  c.width = 1.0
+  # 'relu' or 'relu6'.
+  c.activation = 'relu'
+  # Share of old batch statistics kept per step, and what is added to variances.
+  c.batch_norm_momentum = 0.99
+  c.batch_norm_epsilon = 1e-3
+  return c
+
+
+def _recipe() -> ConfigDict:
+  """What searching and training share."""
+  c = ConfigDict()
+  # Passes over the training images.
+  c.epochs = 30.0
+  # Images per step over all devices and processes.
+  c.batch_size = 64
+  # 'rmsprop' (TensorFlow 1's), 'sgd' (Nesterov 0.9) or 'adamw'.
+  c.optimizer = 'rmsprop'
+  # Peak learning rate per 256 images of batch.
+  c.learning_rate = 0.032
+  # Linear warm-up of the learning rate, epochs.
+  c.lr_warmup_epochs = 1.0
+  # 'cosine' (to 0), 'exponential' (stairs) or 'constant'.
+  c.schedule = 'cosine'
+  # 'exponential': factor, and epochs between stairs.
+  c.decay_rate = 0.97
+  c.decay_epochs = 2.4
+  # Coefficient of 1/2 sum of squares in the loss.
+  c.weight_decay = 1e-5
+  # Probability mass spread over all classes, fraction.
+  c.label_smoothing = 0.1
+  # Share of pooled features dropped before the classifier, fraction.
+  c.dropout = 0.0
+  # Largest decay of the moving average of weights and batch statistics.
+  c.ema_decay = 0.999
+  # Batch-norm statistics over all devices (True) or per device, the
+  # reference's way (False). True: the device count does not change the result.
+  c.sync_batch_norm = True
+  # Compute type: 'float32' or 'bfloat16'. Losses, statistics, norms, thresholds
+  # and the runtime term stay float32.
+  c.dtype = 'float32'
+  # Steps between lines of the log.
+  c.log_every_steps = 50
+  # Epochs between checkpoints.
+  c.checkpoint_epochs = 5.0
+  return c
+
+
+def _search() -> ConfigDict:
+  c = _recipe()
+  # 'gradient': thresholds are trained with the weights.
+  c.method = 'gradient'
+  # Formulation of the gates: 'sampled', 'official' or 'paper' (gates.py).
+  c.gates = 'sampled'
+  # Latency that the found network has to meet, ms. Unset: target_fraction.
+  c.target_ms = placeholder(float)
+  # Target as a fraction of the way from the space's fastest network (0) to its
+  # slowest (1); used while target_ms is unset.
+  c.target_fraction = 0.5
+  # Fixed weight of ln R instead of a target: no controller, no projection. The
+  # authors' 0.020 is 20 here.
+  c.lambda_ = placeholder(float)
+  # Subset dropout without a runtime term, epochs, part of `epochs`.
+  c.warmup_epochs = 12.0
+  # Probability that a subset is kept during warm-up, fraction.
+  c.keep_probability = 0.6
+  # Runtime model in the loss: 'exact', 'factorised', '' = the formulation's.
+  c.runtime_form = ''
+  # Gate samples: 'shared' by all devices (the result does not depend on their
+  # number), or drawn 'per_device' (the reference's way, less noise).
+  c.gate_samples = 'shared'
+  # Temperature of the sampled gates: start and end, and the fractions of the
+  # search phase between which it falls geometrically.
+  c.temperature_start = 1.0
+  c.temperature_end = 0.05
+  c.temperature_fall = (0.2, 0.9)
+  # Log-odds of every gate at the end of warm-up.
+  c.start_logit = 1.0
+  # Distance a gate's log-odds can travel in the search phase.
+  c.threshold_travel = 8.0
+  # Largest absolute log-odds of a gate.
+  c.logit_limit = 6.0
+  # lambda controller: fraction of the search phase after which the target's ramp
+  # is at the target; gains on ln(E[R]/target) and on its integral; limit.
+  c.controller = ConfigDict(
+    {'ramp': 0.6, 'proportional': 2.0, 'integral': 4.0, 'limit': 20.0}
+  )
+  # The found network's latency lies in [(1 - slack) target, target], fraction.
+  c.slack = 0.02
+  # Training batches from which batch-norm statistics are re-estimated after
+  # decoding.
+  c.batch_norm_batches = 20
+  return c
+
+
+def _train() -> ConfigDict:
+  c = _recipe()
+  # Weights at the start: 'scratch', or 'inherit' from the search's supernet.
+  c.init = 'scratch'
+  return c
+
+
+def _evaluate() -> ConfigDict:
+  c = ConfigDict()
+  # Images per step over all devices.
+  c.batch_size = 120
+  # 'test', or 'validation' (images held out of training by dataset.holdout).
+  c.split = 'test'
+  return c
+
+
+def _export() -> ConfigDict:
+  c = ConfigDict()
+  # Subtract mean and divide by std inside the model, so that an app feeds
+  # pixels 0..255. False: the app normalises.
+  c.normalise_inside = True
+  # Training images from which int8 ranges are calibrated.
+  c.calibration_images = 256
+  # Test images on which exported and JAX outputs are compared.
+  c.check_images = 128
+  # Images of one inference; 0 = dynamic.
+  c.batch_size = 1
+  return c
+
+
+def _profile() -> ConfigDict:
+  c = ConfigDict()
+  # Interpreter threads.
+  c.threads = 1
+  # Unmeasured runs before the first round.
+  c.warmup_runs = 20
+  # Interleaved rounds, and runs in each.
+  c.rounds = 20
+  c.runs_per_round = 10
+  # adb: serial of the phone ('' = the only one attached), path of Android's
+  # benchmark_model binary on this machine, seconds of rest between models.
+  c.adb_serial = ''
+  c.benchmark_model = ''
+  c.cooldown_seconds = 10.0
+  # Longest run of one measurement, seconds.
+  c.timeout_seconds = 300.0
+  return c
+
+
+def _build_table() -> ConfigDict:
+  c = ConfigDict()
+  # Name written into the table.
+  c.name = 'host'
+  # Whole random networks timed to fit the calibration factor; 0 = factor 1.
+  c.calibration_networks = 6
+  # Interleaved rounds over all operations, and runs of each in a round.
+  c.rounds = 12
+  c.runs_per_round = 10
+  c.warmup_runs = 5
+  return c
+
+
+def _validate_table() -> ConfigDict:
+  c = ConfigDict()
+  # Random networks that the table has not seen.
+  c.num_networks = 20
+  c.rounds = 12
+  c.runs_per_round = 5
+  c.warmup_runs = 5
+  return c
+
+
+def _random_search() -> ConfigDict:
+  c = ConfigDict()
+  # Networks to draw and train.
+  c.num_networks = 10
+  # Half-width of the accepted latency band around the target, fraction.
+  c.band = 0.02
+  return c
+
+
+def _compile() -> ConfigDict:
+  c = ConfigDict()
+  # TPU topology, as in 'v2:2x2'.
+  c.topology = 'v2:2x2'
+  # Step to compile: 'search' or 'train'.
+  c.step = 'search'
+  return c
+
+
+def dataset_facts(config: ConfigDict) -> datasets.DatasetInfo:
+  """Counts, classes and channels of the configured data set."""
+  return datasets.info(config.dataset)
+
+
+def make_space(config: ConfigDict) -> SearchSpace:
+  """The search space of a configuration.
+
+  Raises:
+    UserError: naming the key of `space` that does not fit.
+  """
+  c = config.space
+  facts = dataset_facts(config)
+  count = len(c.channels)
+  for key in ('layers', 'strides'):
+    if len(c[key]) != count:
+      raise UserError(
+        f'space.{key} is {tuple(c[key])}, must have {count} entries, one for '
+        'each of space.channels'
+      )
+
+  def each(key):
+    """A candidate set for every stage."""
+    value = tuple(c[key])
+    if value and isinstance(value[0], (tuple, list)):
+      if len(value) != count:
+        raise UserError(
+          f'space.{key} is {value}, must be one tuple or {count} of them'
+        )
+      return tuple(tuple(v) for v in value)
+    return (value,) * count
+
+  def widen(channels):
+    return round_channels(channels * c.width) if c.width != 1 else channels
+
+  sets = {k: each(k) for k in ('kernels', 'expansions', 'squeeze_ratios')}
+  stages = tuple(
+    Stage(
+      widen(c.channels[i]),
+      c.layers[i],
+      c.strides[i],
+      **{key: value[i] for key, value in sets.items()},
+    )
+    for i in range(count)
+  )
+  stem = widen(c.stem_channels)
+  first = _fixed_blocks('space.first', c.first, stem, widen)
+  last = _fixed_blocks('space.last', c.last, stages[-1].channels, widen)
+  return SearchSpace(
+    stages=stages,
+    stem_channels=stem,
+    first=first,
+    last=last,
+    head_channels=c.head_channels,
+    num_classes=facts.num_classes,
+    input_channels=facts.channels,
+    stem_kernel=c.stem_kernel,
+    stem_stride=c.stem_stride,
+    activation=c.activation,
+    batch_norm_momentum=c.batch_norm_momentum,
+    batch_norm_epsilon=c.batch_norm_epsilon,
+  )
+
+
+def _fixed_blocks(field, text, channels, widen) -> tuple[Block, ...]:
+  """Blocks of a block string, at the space's width."""
+  if not text:
+    return ()
+  try:
+    plain = Architecture.from_string(f'stem_c{channels} {text} fc_c1').blocks
+    words = ' '.join(
+      _with_channels(word, widen(block.out_channels))
+      for word, block in zip(text.split(), plain, strict=True)
+    )
+    return Architecture.from_string(f'stem_c{channels} {words} fc_c1').blocks
+  except (UserError, ValueError) as e:
+    raise UserError(f'{field} is {text!r}: {e}') from e
+
+
+def _with_channels(word: str, channels: int) -> str:
+  return '_'.join(
+    f'c{channels}' if part[0] == 'c' and part[1:].isdigit() else part
+    for part in word.split('_')
+  )
+
+
+# --- checks -------------------------------------------------------------------
+
+_RECIPE_RULES = {
+  'epochs': (0, math.inf),
+  'batch_size': (1, math.inf),
+  'learning_rate': (0, math.inf),
+  'lr_warmup_epochs': (0, math.inf),
+  'decay_rate': (0, 1),
+  'decay_epochs': (1e-9, math.inf),
+  'weight_decay': (0, math.inf),
+  'label_smoothing': (0, 0.999),
+  'dropout': (0, 0.999),
+  'ema_decay': (0, 1),
+  'log_every_steps': (1, math.inf),
+  'checkpoint_epochs': (1e-9, math.inf),
+}
+_RANGES: dict[str, tuple[float, float]] = {
+  **{f'search.{k}': v for k, v in _RECIPE_RULES.items()},
+  **{f'train.{k}': v for k, v in _RECIPE_RULES.items()},
+  'seed': (0, 2**31 - 1),
+  'space.width': (0.05, 20),
+  'space.stem_channels': (1, math.inf),
+  'space.head_channels': (0, math.inf),
+  'search.target_fraction': (0, 1),
+  'search.lambda_': (0, math.inf),
+  'search.warmup_epochs': (0, math.inf),
+  'search.keep_probability': (1e-3, 1),
+  'search.temperature_start': (1e-3, 100),
+  'search.temperature_end': (1e-3, 100),
+  'search.threshold_travel': (0, math.inf),
+  'search.logit_limit': (1e-3, 80),
+  'search.controller.ramp': (0, 1),
+  'search.controller.limit': (0, math.inf),
+  'search.slack': (0, 1),
+  'search.batch_norm_batches': (1, math.inf),
+  'evaluate.batch_size': (1, math.inf),
+  'export.calibration_images': (1, math.inf),
+  'export.check_images': (1, math.inf),
+  'export.batch_size': (0, math.inf),
+  'profile.threads': (1, 256),
+  'profile.warmup_runs': (0, math.inf),
+  'profile.rounds': (1, math.inf),
+  'profile.runs_per_round': (1, math.inf),
+  'profile.cooldown_seconds': (0, math.inf),
+  'profile.timeout_seconds': (1e-3, math.inf),
+  'build_table.calibration_networks': (0, math.inf),
+  'build_table.rounds': (1, math.inf),
+  'build_table.runs_per_round': (1, math.inf),
+  'build_table.warmup_runs': (0, math.inf),
+  'validate_table.num_networks': (1, math.inf),
+  'validate_table.rounds': (1, math.inf),
+  'validate_table.runs_per_round': (1, math.inf),
+  'validate_table.warmup_runs': (0, math.inf),
+  'random_search.num_networks': (1, math.inf),
+  'random_search.band': (1e-6, 1),
+}
+_RECIPE_CHOICES = {
+  'optimizer': ('rmsprop', 'sgd', 'adamw'),
+  'schedule': ('cosine', 'exponential', 'constant'),
+  'dtype': ('float32', 'bfloat16'),
+}
+_CHOICES: dict[str, tuple[str, ...]] = {
+  **{f'search.{k}': v for k, v in _RECIPE_CHOICES.items()},
+  **{f'train.{k}': v for k, v in _RECIPE_CHOICES.items()},
+  'device': ('host', 'adb'),
+  'space.activation': ('relu', 'relu6'),
+  'search.method': ('gradient', 'evolution'),
+  'search.gates': ('sampled', 'official', 'paper'),
+  'search.runtime_form': ('', 'exact', 'factorised'),
+  'search.gate_samples': ('shared', 'per_device'),
+  'train.init': ('scratch', 'inherit'),
+  'evaluate.split': ('test', 'validation'),
+  'compile.step': ('search', 'train'),
+}
+
+
+def get(config: ConfigDict, field: str) -> Any:
+  """Value of 'a.b.c'."""
+  value = config
+  for part in field.split('.'):
+    value = value[part]
+  return value
+
+
+def check(config: ConfigDict) -> None:
+  """Refuses values that are out of range.
+
+  Raises:
+    UserError: one line with field, value and what is allowed.
+  """
+  for field, (low, high) in _RANGES.items():
+    value = get(config, field)
+    if value is None:
+      continue
+    if not (math.isfinite(value) and low <= value <= high):
+      allowed = (
+        f'{low:g} or more' if high == math.inf else f'{low:g} to {high:g}'
+      )
+      raise UserError(f'{field} is {value}, allowed: {allowed}')
+  for field, allowed_names in _CHOICES.items():
+    value = get(config, field)
+    if value not in allowed_names:
+      names = ', '.join(repr(name) for name in allowed_names)
+      raise UserError(f'{field} is {value!r}, allowed: {names}')
+  start, end = config.search.temperature_fall
+  if not 0 <= start <= end <= 1:
+    raise UserError(
+      f'search.temperature_fall is {(start, end)}, allowed: two ascending '
+      'fractions from 0 to 1'
+    )
+  if config.search.warmup_epochs > config.search.epochs:
+    raise UserError(
+      f'search.warmup_epochs is {config.search.warmup_epochs}, allowed: 0 to '
+      f'search.epochs, {config.search.epochs}'
+    )

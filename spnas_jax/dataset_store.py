@@ -1,0 +1,129 @@
+"""Where prepared tfds data sets lie: finding them, and writing our own.
+
+`digits` and `fashion_mnist` are written to `dataset.data_dir` on first use from
+files that are already on the machine; any other tfds data set must have been
+prepared there before. Nothing here ever downloads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import pathlib
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from spnas_jax import tensorflow_setup
+from spnas_jax.errors import UserError
+
+# Where the Debian package dataset-fashion-mnist puts its files.
+FASHION_MNIST_DIR = '/usr/share/datasets/fashion-mnist'
+
+# Data sets with a builder in `dataset_builders.py`, and their version there.
+LOCAL_VERSIONS = {'digits': '1.0.0', 'fashion_mnist': '1.0.0'}
+
+
+def data_dir(dataset_config: ConfigDict) -> str:
+  """The folder of the prepared data sets, the empty default filled in."""
+  if dataset_config.data_dir:
+    return os.path.expanduser(dataset_config.data_dir)
+  return str(pathlib.Path(__file__).resolve().parent.parent / 'data')
+
+
+def find_prepared(dataset_config: ConfigDict) -> Any:
+  """Returns a read-only tfds builder, or None if nothing is prepared."""
+  tfds = tensorflow_setup.load_tfds()
+  kwargs = {'data_dir': data_dir(dataset_config)}
+  if dataset_config.name in LOCAL_VERSIONS:
+    kwargs['version'] = LOCAL_VERSIONS[dataset_config.name]
+  try:
+    return tfds.core.read_only_builder.builder_from_files(
+      dataset_config.name, **kwargs
+    )
+  except tfds.core.registered.DatasetNotFoundError:
+    return None
+  except Exception as error:  # tfds raises whatever damaged metadata cause.
+    raise UserError(
+      f'dataset.name={dataset_config.name!r}: what is prepared under '
+      f'dataset.data_dir={data_dir(dataset_config)!r} cannot be read '
+      f'({first_line(error)}); delete it and prepare it again.'
+    ) from error
+
+
+def prepare(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> None:
+  """Writes one of our own data sets under data_dir, once for all processes.
+
+  tfds writes to a folder with a temporary name and renames it, so that half a
+  data set is never seen; the lock only spares the others the work. It is
+  released by the system if its owner dies.
+  """
+  from spnas_jax import dataset_builders
+
+  tensorflow_setup.load_tensorflow()
+  tfds = tensorflow_setup.load_tfds()
+  name = dataset_config.name
+  folder = data_dir(dataset_config)
+  try:
+    with _lock(folder, name), tempfile.TemporaryDirectory() as scratch:
+      builder = dataset_builders.BUILDERS[name](
+        data_dir=folder,
+        raw_dir=_raw_dir(dataset_config),
+        label_names=label_names,
+      )
+      logging.info('Preparing %s in %s.', name, builder.data_path)
+      # tfds prints its progress.
+      with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare(
+          download_dir=scratch,
+          download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+        )
+  except OSError as error:
+    # A process that could not share the lock may have been faster.
+    if find_prepared(dataset_config) is None:
+      raise UserError(
+        f'dataset.data_dir={folder!r}: {name} cannot be written there '
+        f'({first_line(error)}).'
+      ) from error
+
+
+@contextlib.contextmanager
+def _lock(folder: str, name: str) -> Iterator[None]:
+  """Holds a lock file in a local folder; does nothing for a bucket."""
+  if '://' in folder:
+    yield
+    return
+  os.makedirs(folder, exist_ok=True)
+  with open(os.path.join(folder, f'.{name}.lock'), 'w') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def _raw_dir(dataset_config: ConfigDict) -> str:
+  if dataset_config.raw_dir:
+    return os.path.expanduser(dataset_config.raw_dir)
+  folder = pathlib.Path(data_dir(dataset_config))
+  if any(folder.glob('train-images-idx3-ubyte*')):
+    return str(folder)
+  return FASHION_MNIST_DIR
+
+
+def not_prepared(dataset_config: ConfigDict) -> UserError:
+  folder = data_dir(dataset_config)
+  return UserError(
+    f'dataset.name={dataset_config.name!r} is not prepared under '
+    f'dataset.data_dir={folder!r}; prepare it with `tfds build '
+    f'{dataset_config.name} --data_dir={folder}`, or set dataset.data_dir to '
+    'where it is. Without that there are '
+    f'{" and ".join(sorted(LOCAL_VERSIONS))}.'
+  )
+
+
+def first_line(error: BaseException) -> str:
+  """The first line of an error's text, for messages of one line."""
+  return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,232 @@
+"""From weights and thresholds to decisions: three formulations side by side.
+
+|                     | sampled (default)        | official           | paper     |
+|---------------------|--------------------------|--------------------|-----------|
+| importance          | RMS of the subset over a | L2 norm            | squared   |
+|                     | reference RMS            |                    | L2 norm   |
+| of which kernel     | the superkernel          | behind the kernel-size decision and  |
+|                     |                          | its dropout                          |
+| gate                | one Bernoulli sample of  | hard 1(norm >= t)  | hard      |
+|                     | sigmoid((s - t) / tau)   |                    | 1(norm>t) |
+| gradient            | straight through         | sigmoid'(norm - t) | same      |
+| where it acts       | kernel size on the       | everything on the depthwise kernel,  |
+|                     | superkernel; expansion   | in front of its batch norm (Eq. 3)   |
+|                     | behind norm and activa-  |                                      |
+|                     | tion; skip on the branch |                                      |
+| warm-up             | Bernoulli(keep)          | dropout of decisions, survivors      |
+|                     |                          | times 1 / keep                       |
+| runtime             | exact, of probabilities  | factorised, of the dropped decisions |
+| supernet = decoded  | yes, to rounding         | no, see `SuperNet` | no        |
+| thresholds          | Adam, no decay           | as the weights, decayed              |
+
+`official` follows the authors' code, `paper` the printed equations. Both are
+for reproduction: their indicators saturate (sigma'(11) = 1.5e-5 at the first
+layer, exactly 0 in float32 from the middle of the network on), which
+`sampled` was made to avoid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from spnas_jax.space import SearchSpace
+from spnas_jax.superkernel import (
+  channel_masks,
+  indicator,
+  kernel_masks,
+  nested,
+)
+from spnas_jax.supernet import layer_name
+
+
+class Gates(flax.struct.PyTreeNode):
+  """Gate values of one space: decisions or probabilities, float32 [num_gates]."""
+
+  values: Array
+  space: SearchSpace = flax.struct.field(pytree_node=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Formulation:
+  """How decisions are taken.
+
+  Attributes:
+    name: value of `search.gates`.
+    placement: see `SuperNet`.
+    sampled: Bernoulli samples of size-normalised logits; otherwise hard
+      indicators of norms.
+    power: 1 = L2 norm, 2 = squared L2 norm (hard indicators only).
+    unused_thresholds: also a skip threshold for layers that may not be skipped,
+      which the authors' code creates and never reads.
+    runtime_form: form of the runtime model inside the loss.
+  """
+
+  name: str
+  placement: str
+  sampled: bool
+  power: int
+  unused_thresholds: bool
+  runtime_form: str
+
+  def num_thresholds(self, space: SearchSpace) -> int:
+    """Length of the `thresholds` parameter."""
+    extra = sum(not layer.skippable for layer in space.layers)
+    return len(space.gates) + (extra if self.unused_thresholds else 0)
+
+
+FORMULATIONS = {
+  f.name: f
+  for f in (
+    Formulation('sampled', 'after_norm', True, 1, False, 'exact'),
+    Formulation('official', 'kernel', False, 1, True, 'factorised'),
+    Formulation('paper', 'kernel', False, 2, False, 'factorised'),
+  )
+}
+
+
+class Decision(NamedTuple):
+  """What one step decided, all float32 [num_gates] in the order of the space.
+
+  Attributes:
+    gates: what the supernet runs with (sampled, or dropped and rescaled).
+    runtime_gates: what the loss's runtime term is taken of: probabilities
+      (`sampled`), or `gates` (`official`, `paper`).
+    undropped: the runtime term's gates had there been no subset dropout.
+    logits: (importance - threshold) / temperature.
+    importance: of each gate's subset of weights.
+  """
+
+  gates: Array
+  runtime_gates: Array
+  undropped: Array
+  logits: Array
+  importance: Array
+
+
+def decide(
+  formulation: Formulation,
+  space: SearchSpace,
+  params: dict[str, Any],
+  key: Array,
+  *,
+  temperature: Array | float = 1.0,
+  keep_probability: Array | float = 1.0,
+  warm_up: Array | bool = False,
+) -> Decision:
+  """Takes every decision of the space once.
+
+  Args:
+    formulation: one of `FORMULATIONS`.
+    space: the search space.
+    params: the supernet's parameters, `thresholds` among them.
+    key: random key; the same on all devices makes them decide alike.
+    temperature: tau of the `sampled` logits.
+    keep_probability: during warm-up, of each subset (`sampled`: probability
+      that a gate is open; others: inverted dropout, survivors are scaled).
+    warm_up: whether subset dropout is on.
+  """
+  count = len(space.gates)
+  thresholds = params['thresholds'][:count]
+  if formulation.sampled:
+    importances = relative_importance(space, params)
+    logits = (importances - thresholds) / temperature
+    probability = jax.nn.sigmoid(logits)
+    odds = jnp.where(
+      warm_up, jnp.full(count, keep_probability, jnp.float32), probability
+    )
+    sample = (jax.random.uniform(key, (count,)) < odds).astype(jnp.float32)
+    gates = jax.lax.stop_gradient(sample - odds) + odds
+    return Decision(gates, odds, probability, logits, importances)
+  keep = jnp.where(warm_up, keep_probability, 1.0)
+  noise = (jax.random.uniform(key, (count,)) < keep) / keep
+  gates, importances = _hard(formulation, space, params, thresholds, noise)
+  undropped, _ = _hard(formulation, space, params, thresholds, jnp.ones(count))
+  return Decision(
+    gates, gates, undropped, importances - thresholds, importances
+  )
+
+
+def relative_importance(space: SearchSpace, params: dict[str, Any]) -> Array:
+  """Size-normalised importance of every gate, float32 [num_gates].
+
+  RMS of the weights a gate adds, over a reference RMS of the same layer: for
+  kernel sizes the core (smallest kernel), for expansion ratios the first
+  channels, for a skip the initial standard deviation, for squeeze-and-excitation
+  its own initial standard deviation. All are near 1 after initialisation,
+  whatever the layer's width, so one temperature fits all.
+  """
+  values = []
+  for gate in space.gates:
+    layer = space.layers[gate.layer]
+    group = params[layer_name(gate.layer)]
+    kernel = group['depthwise']['kernel'].astype(jnp.float32)
+    rings = kernel_masks(layer.kernels)
+    halves = channel_masks(layer.expansions, layer.in_channels)
+    if gate.kind == 'kernel':
+      value = _rms(kernel, rings[gate.rank]) / _rms(kernel, rings[0])
+    elif gate.kind == 'expansion':
+      value = _rms(kernel, halves[gate.rank]) / _rms(kernel, halves[0])
+    elif gate.kind == 'keep':
+      start = (2.0 / layer.kernels[-1] ** 2) ** 0.5
+      value = _rms(kernel, halves[0]) / start
+    else:
+      weights = group['squeeze']['squeeze_kernel'].astype(jnp.float32)
+      start = (2.0 / weights.shape[-1]) ** 0.5
+      value = _rms(weights, np.ones(1, np.float32)) / start
+    values.append(value)
+  return jnp.stack(values)
+
+
+def _rms(weights: Array, mask: np.ndarray) -> Array:
+  """Root mean square under a 0/1 mask; differentiable at 0."""
+  mask = np.broadcast_to(mask, weights.shape)
+  # The guard keeps the gradient of the root finite where all weights are 0.
+  return jnp.sqrt(jnp.sum(weights**2 * mask) / mask.sum() + 1e-12)
+
+
+def _hard(formulation, space, params, thresholds, noise):
+  """Indicators of the subsets' norms; `noise` multiplies each decision."""
+
+  def importance(weights):
+    square = jnp.sum(weights.astype(jnp.float32) ** 2)
+    # The guard keeps the gradient of the root finite where all weights are 0.
+    return square if formulation.power == 2 else jnp.sqrt(square + 1e-12)
+
+  gates: dict[int, Array] = {}
+  importances: dict[int, Array] = {}
+
+  def resolve(position, weights):
+    importances[position] = importance(weights)
+    hard = indicator(importances[position], thresholds[position])
+    gates[position] = hard * noise[position]
+    return gates[position]
+
+  for i, layer in enumerate(space.layers):
+    group = params[layer_name(i)]
+    kernel = group['depthwise']['kernel'].astype(jnp.float32)
+    rings = kernel_masks(layer.kernels)
+    open_ = [
+      resolve(p, kernel * rings[j + 1])
+      for j, p in enumerate(space.gate_index[i, 'kernel'])
+    ]
+    if open_:
+      kernel = kernel * jnp.tensordot(nested(jnp.stack(open_)), rings, axes=1)
+    halves = channel_masks(layer.expansions, layer.in_channels)
+    for j, p in enumerate(space.gate_index[i, 'expansion']):
+      resolve(p, kernel * halves[j + 1])
+    for p in space.gate_index[i, 'squeeze']:
+      resolve(p, group['squeeze']['squeeze_kernel'])
+    for p in space.gate_index[i, 'keep']:
+      resolve(p, kernel * halves[0])
+  order = range(len(space.gates))
+  return (
+    jnp.stack([gates[p] for p in order]),
+    jnp.stack([importances[p] for p in order]),
+  )

@@ -1,0 +1,142 @@
+"""The loop around a step: resume, log, save, stop on trouble."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from clu import metric_writers
+
+from spnas_jax.checkpoint import Checkpoints
+from spnas_jax.parallel import replicate
+from spnas_jax.train_state import TrainState
+from spnas_jax.workdir import Workdir
+
+Describe = Callable[[dict[str, float]], str]
+
+
+class Diverged(RuntimeError):
+  """A loss became NaN or infinite."""
+
+
+def run_steps(
+  stage: str,
+  workdir: Workdir,
+  state: TrainState,
+  step_fn: Callable,
+  batches_from: Callable[[int], Iterator[dict[str, Any]]],
+  *,
+  total_steps: int,
+  steps_per_epoch: int,
+  recipe: Any,
+  describe: Describe,
+  on_log: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+) -> TrainState:
+  """Runs a stage's steps from its newest checkpoint to the end.
+
+  Args:
+    stage: its name; files go to the workdir's folder of that name.
+    workdir: where to resume from and write to.
+    state: fresh state at step 0.
+    step_fn: pmapped (state, batch) -> (state, metrics).
+    batches_from: step -> batches placed on the devices, starting there.
+    total_steps: where to end.
+    steps_per_epoch: for the log.
+    recipe: config section with `batch_size`, `log_every_steps` and
+      `checkpoint_epochs`.
+    describe: scalars of a step -> the middle of its log line.
+    on_log: called with (step, metrics) after each logged step; metrics may
+      hold arrays.
+
+  Returns:
+    The final state, on the devices.
+
+  Raises:
+    Diverged: the loss is not finite; names the step and the last checkpoint.
+  """
+  every = max(1, round(recipe.checkpoint_epochs * steps_per_epoch))
+  main_process = jax.process_index() == 0
+  with Checkpoints(workdir / stage / 'checkpoints') as checkpoints:
+    if checkpoints.latest is not None:
+      state = checkpoints.restore(state)
+      logging.info('%s: resuming at step %d', stage, int(state.step))
+    else:
+      state = replicate(state)
+    first = int(state.step)
+    writer = metric_writers.create_default_writer(
+      str(workdir / stage / 'events'),
+      just_logging=not main_process,
+      asynchronous=False,
+    )
+    progress = Progress(
+      stage, first, total_steps, steps_per_epoch, recipe.batch_size
+    )
+    batches = batches_from(first)
+    for step, batch in zip(range(first, total_steps), batches, strict=False):
+      state, metrics = step_fn(state, batch)
+      done = step + 1
+      if done % recipe.log_every_steps == 0 or done == total_steps:
+        values = jax.device_get(metrics)
+        scalars = {k: float(v) for k, v in values.items() if np.ndim(v) == 0}
+        _check_finite(stage, done, scalars['loss'], checkpoints)
+        scalars['images_per_second'] = progress.images_per_second(done)
+        writer.write_scalars(done, scalars)
+        if on_log is not None:
+          on_log(done, values)
+        if main_process:
+          progress.show(done, describe(scalars))
+      if done % every == 0 or done == total_steps:
+        checkpoints.save(done, state)
+    writer.close()
+  return state
+
+
+def _check_finite(stage, step, loss, checkpoints) -> None:
+  if math.isfinite(loss):
+    return
+  last = checkpoints.latest
+  kept = 'there is none yet' if last is None else f'the last is of step {last}'
+  raise Diverged(
+    f'{stage}: the loss is {loss} at step {step}; stopped. Checkpoints are '
+    f'untouched ({kept}). Try a smaller {stage}.learning_rate.'
+  )
+
+
+class Progress:
+  """Progress lines: step, speed, time to go; overwritten on a terminal."""
+
+  def __init__(self, stage, first, total, steps_per_epoch, batch_size):
+    self._stage, self._total = stage, total
+    self._steps_per_epoch, self._batch = steps_per_epoch, batch_size
+    self._mark = (first, time.monotonic())
+    self._rate = 0.0
+
+  def images_per_second(self, step: int) -> float:
+    """Since the last call; the first includes compilation."""
+    then, clock = self._mark
+    now = time.monotonic()
+    self._rate = (step - then) / max(now - clock, 1e-9)
+    self._mark = (step, now)
+    return self._rate * self._batch
+
+  def show(self, step: int, text: str) -> None:
+    left = (self._total - step) / max(self._rate, 1e-9)
+    minutes, seconds = divmod(round(left), 60)
+    line = (
+      f'{self._stage}  step {step}/{self._total}'
+      f'  epoch {step / self._steps_per_epoch:.1f}  {text}'
+      f'  {self._rate * self._batch:.0f} images/s  ETA {minutes}:{seconds:02d}'
+    )
+    print(line, file=sys.stderr, flush=True)
+
+
+def take(batches: Iterator[Any], count: int) -> Iterator[Any]:
+  """The first `count` batches."""
+  return itertools.islice(batches, count)

@@ -1,0 +1,68 @@
+"""The only place that knows about devices: pmap, placement, agreement.
+
+The state is replicated, never stacked: it enters a step with `in_axes=None` and
+leaves with `out_axes=None`, so the step sees and returns plain arrays. It must
+be placed on all devices once (`replicate`), or the step compiles a second time
+when it first meets its own output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+AXIS = 'batch'
+
+
+def pmap_step(step: Callable) -> Callable:
+  """Maps step(state, batch) -> (state, metrics) over all devices.
+
+  `step` sees one device's share of the batch and must average what it returns
+  over `AXIS`: `out_axes=None` does not check that replicas agree. The state is
+  donated.
+  """
+  return jax.pmap(
+    step,
+    axis_name=AXIS,
+    in_axes=(None, 0),
+    out_axes=None,
+    donate_argnums=(0,),
+  )
+
+
+def pmap_eval(step: Callable) -> Callable:
+  """Maps step(variables, batch) -> sums over `AXIS`; nothing is donated."""
+  return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+
+
+def replicated_sharding() -> NamedSharding:
+  """Sharding of a state that is whole on each local device."""
+  mesh = Mesh(np.array(jax.local_devices()), (AXIS,))
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def replicate(tree: Any) -> Any:
+  """Places a tree on all local devices."""
+  return jax.device_put(tree, replicated_sharding())
+
+
+def check_divisible(batch_size: int) -> None:
+  """Raises ValueError unless the global batch splits evenly over devices."""
+  devices = jax.device_count()
+  if batch_size % devices:
+    raise ValueError(
+      f'{batch_size}, must be a multiple of the {devices} devices'
+    )
+
+
+def replicas_agree(tree: Any) -> bool:
+  """Whether all local replicas of every array are equal bit for bit."""
+  for leaf in jax.tree.leaves(tree):
+    shards = [np.asarray(s.data) for s in leaf.addressable_shards]
+    if any(s.tobytes() != shards[0].tobytes() for s in shards[1:]):
+      return False
+  return True

@@ -1,0 +1,167 @@
+"""Image operations of the record pipeline, as pure TensorFlow functions.
+
+Each works the same called eagerly and inside `tf.data`. Random ones take a
+seed of two integers and draw nothing else. Imported only where records are
+read, because TensorFlow takes seconds to import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from spnas_jax import tensorflow_setup
+
+tf = tensorflow_setup.load_tensorflow()
+
+# Random resized crops: share of the image's area, and width / height.
+CROP_AREA = (0.08, 1.0)
+CROP_ASPECT = (3 / 4, 4 / 3)
+CROP_ATTEMPTS = 10
+
+# Side of the evaluation crop over the image's short side: 224 of 256.
+EVAL_CROP = 224 / (224 + 32)
+
+Tensor = Any
+
+
+def centre_crop_window(height: Tensor, width: Tensor) -> Tensor:
+  """Window of the central square with `EVAL_CROP` of the short side.
+
+  Args:
+    height: [] int32, pixels.
+    width: [] int32, pixels.
+
+  Returns:
+    [4] int32: top, left, height, width.
+  """
+  short = tf.cast(tf.minimum(height, width), tf.float32)
+  side = tf.maximum(tf.cast(EVAL_CROP * short, tf.int32), 1)
+  return tf.stack(
+    [(height - side + 1) // 2, (width - side + 1) // 2, side, side]
+  )
+
+
+def random_crop_window(height: Tensor, width: Tensor, seed: Tensor) -> Tensor:
+  """Window of a random part of the image.
+
+  Area and aspect are drawn from `CROP_AREA` and `CROP_ASPECT`. If no attempt
+  fits into the image, which happens to very long ones, it is the central crop.
+
+  Args:
+    height: [] int32, pixels.
+    width: [] int32, pixels.
+    seed: [2] int64.
+
+  Returns:
+    [4] int32: top, left, height, width.
+  """
+  begin, size, _ = tf.image.stateless_sample_distorted_bounding_box(
+    tf.stack([height, width, 1]),
+    bounding_boxes=tf.zeros([1, 0, 4]),
+    seed=seed,
+    # The box is the whole image, of which any part will do.
+    min_object_covered=0.0,
+    area_range=CROP_AREA,
+    aspect_ratio_range=CROP_ASPECT,
+    max_attempts=CROP_ATTEMPTS,
+    use_image_if_no_bounding_boxes=True,
+  )
+  # The operation says that it failed by returning the whole image.
+  failed = tf.logical_and(tf.equal(size[0], height), tf.equal(size[1], width))
+  return tf.where(
+    failed,
+    centre_crop_window(height, width),
+    tf.concat([begin[:2], size[:2]], axis=0),
+  )
+
+
+def resize(image: Tensor, size: int, interpolation: str) -> Tensor:
+  """Resizes to a square and rounds to whole pixel values.
+
+  Rounding makes every pixel the network sees one that an 8-bit image can hold,
+  so that exported networks are fed exactly what was evaluated.
+
+  Args:
+    image: [height, width, channels] uint8.
+    size: pixels.
+    interpolation: 'bilinear' or 'bicubic'.
+
+  Returns:
+    [size, size, channels] uint8.
+  """
+  # float32, and beyond 0..255 where bicubic overshoots.
+  resized = tf.image.resize(image, [size, size], method=interpolation)
+  return tf.saturate_cast(tf.round(resized), tf.uint8)
+
+
+def pad_and_crop(image: Tensor, padding: int, seed: Tensor) -> Tensor:
+  """Pads with black and crops back to the image's size at a random place.
+
+  Args:
+    image: [height, width, channels] uint8, static shape.
+    padding: pixels on each side.
+    seed: [2] int64.
+  """
+  height, width, _ = image.shape
+  top_left = tf.random.stateless_uniform(
+    [2], seed, maxval=2 * padding + 1, dtype=tf.int32
+  )
+  sides = [padding, padding]
+  padded = tf.pad(image, [sides, sides, [0, 0]])
+  return tf.image.crop_to_bounding_box(
+    padded, top_left[0], top_left[1], height, width
+  )
+
+
+def random_flip(image: Tensor, seed: Tensor) -> Tensor:
+  """Mirrors left and right with probability 1/2; image [h, w, c], seed [2]."""
+  return tf.image.stateless_random_flip_left_right(image, seed)
+
+
+def normalize(image: Tensor, scale: Any, offset: Any, dtype: str) -> Tensor:
+  """Turns uint8 pixels into `pixel * scale + offset`, computed in float32.
+
+  Args:
+    image: [..., channels] uint8.
+    scale: [channels] float32.
+    offset: [channels] float32.
+    dtype: 'float32' or 'bfloat16'.
+  """
+  return tf.cast(tf.cast(image, tf.float32) * scale + offset, dtype)
+
+
+def decode(encoded: Tensor, channels: int) -> Tensor:
+  """Decodes a JPEG, PNG, GIF or BMP image to [height, width, channels] uint8."""
+  return tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+
+
+def decode_window(
+  encoded: Tensor,
+  is_jpeg: bool,
+  channels: int,
+  choose: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+  """Decodes the part of an image that a window chosen by its size shows.
+
+  A JPEG's size is read from its header, and what lies outside the window is
+  never decoded.
+
+  Args:
+    encoded: [] string.
+    is_jpeg: whether every image of the data set is a JPEG.
+    channels: 1 or 3.
+    choose: maps height and width to a window [4]: top, left, height, width.
+
+  Returns:
+    [window height, window width, channels] uint8.
+  """
+  if is_jpeg:
+    shape = tf.io.extract_jpeg_shape(encoded)
+    window = choose(shape[0], shape[1])
+    return tf.image.decode_and_crop_jpeg(encoded, window, channels=channels)
+  image = decode(encoded, channels)
+  shape = tf.shape(image)
+  return tf.image.crop_to_bounding_box(
+    image, *tf.unstack(choose(shape[0], shape[1]))
+  )

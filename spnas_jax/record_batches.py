@@ -1,0 +1,233 @@
+"""Batches straight from records: what large JPEG data sets are read with.
+
+Records are shuffled, skipped and shared out undecoded; decoding, cropping,
+resizing and flipping happen in one parallel map. Imported only where records
+are read, because TensorFlow takes seconds to import.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from spnas_jax import augmentation, datasets, preprocessing, tensorflow_setup
+from spnas_jax.errors import UserError
+
+tf = tensorflow_setup.load_tensorflow()
+tfds = tensorflow_setup.load_tfds()
+
+Batch = dict[str, np.ndarray]
+
+
+def train_epoch(
+  dataset_config: ConfigDict,
+  split: str,
+  *,
+  local_batch: int,
+  seed: int,
+  epoch: int,
+  first_step: int,
+  dtype: str,
+  process_index: int,
+  process_count: int,
+) -> Iterator[Batch]:
+  """Batches of one epoch from a given step on.
+
+  Each process reads its own even share of the split, so the composition of the
+  batches depends on their number, though on nothing else but the arguments.
+
+  Args:
+    dataset_config: the `dataset` section.
+    split: 'train' or 'validation'.
+    local_batch: images per step of this process.
+    seed: seed of the run.
+    epoch: number of the epoch, counted from 0.
+    first_step: steps of this epoch to skip; their records are read and
+      dropped, never decoded.
+    dtype: 'float32' or 'bfloat16'.
+    process_index: number of this process.
+    process_count: number of processes.
+  """
+  builder = datasets.open_builder(dataset_config)
+  instruction = tfds.even_splits(
+    datasets.read_instruction(dataset_config, builder, split),
+    process_count,
+    drop_remainder=True,
+  )[process_index]
+  shuffle_seed, image_seed = (
+    int(value)
+    for value in np.random.SeedSequence(
+      [seed, epoch, process_index]
+    ).generate_state(2, np.uint32)
+  )
+  images = _ImageReader(dataset_config, builder)
+
+  def read(position: Any, record: dict[str, Any]) -> dict[str, Any]:
+    image = images.augmented(record['image'], tf.stack([image_seed, position]))
+    return {
+      'image': images.normalized(image, dtype),
+      'label': tf.cast(record['label'], tf.int32),
+    }
+
+  skipped = first_step * local_batch
+  records = _records(dataset_config, builder, instruction, shuffle_seed)
+  batches = (
+    records.skip(skipped)
+    .enumerate(skipped)
+    .map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    .batch(local_batch, drop_remainder=True)
+    .prefetch(tf.data.AUTOTUNE)
+  )
+  return _iterate(dataset_config, batches)
+
+
+def eval_epoch(
+  dataset_config: ConfigDict,
+  split: str,
+  *,
+  local_batch: int,
+  dtype: str,
+  process_index: int = 0,
+  process_count: int = 1,
+  shuffle_seed: int | None = None,
+) -> Iterator[Batch]:
+  """One pass over this process' even share of a split; the last batch is short.
+
+  Args:
+    dataset_config: the `dataset` section.
+    split: 'train', 'validation' or 'test'.
+    local_batch: images per step of this process.
+    dtype: 'float32', 'bfloat16', or 'uint8' for pixels as they are.
+    process_index: number of this process.
+    process_count: number of processes.
+    shuffle_seed: shuffles if it is not None.
+  """
+  builder = datasets.open_builder(dataset_config)
+  whole = datasets.read_instruction(dataset_config, builder, split)
+  instruction = tfds.even_splits(whole, process_count)[process_index]
+  images = _ImageReader(dataset_config, builder)
+
+  def read(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+      'image': images.normalized(images.plain(record['image']), dtype),
+      'label': tf.cast(record['label'], tf.int32),
+    }
+
+  records = _records(dataset_config, builder, instruction, shuffle_seed)
+  batches = (
+    records.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    .batch(local_batch)
+    .prefetch(tf.data.AUTOTUNE)
+  )
+  return _iterate(dataset_config, batches)
+
+
+class _ImageReader:
+  """From an encoded image to network input, as the configuration says."""
+
+  def __init__(self, dataset_config: ConfigDict, builder: Any):
+    feature = builder.info.features['image']
+    self._config = dataset_config
+    self._channels = feature.shape[-1]
+    self._is_jpeg = feature.encoding_format == 'jpeg'
+    self._scale, self._offset = augmentation.scale_and_offset(
+      dataset_config, self._channels
+    )
+
+  def augmented(self, encoded: Any, seed: Any) -> Any:
+    """Random training view, [size, size, channels] uint8; seed [2] int64."""
+    crop_seed, flip_seed = tf.unstack(
+      tf.random.experimental.stateless_split(seed, 2)
+    )
+    augment = self._config.augment
+    if augment == 'inception':
+      image = self._resize(
+        preprocessing.decode_window(
+          encoded,
+          self._is_jpeg,
+          self._channels,
+          lambda height, width: preprocessing.random_crop_window(
+            height, width, crop_seed
+          ),
+        )
+      )
+    else:
+      image = self._resize(preprocessing.decode(encoded, self._channels))
+    if augment in ('crop', 'crop_flip'):
+      image = preprocessing.pad_and_crop(
+        image, self._config.crop_padding, crop_seed
+      )
+    if augment in ('crop_flip', 'inception'):
+      image = preprocessing.random_flip(image, flip_seed)
+    return image
+
+  def plain(self, encoded: Any) -> Any:
+    """View for evaluation, [size, size, channels] uint8."""
+    if self._config.augment == 'inception':
+      return self._resize(
+        preprocessing.decode_window(
+          encoded,
+          self._is_jpeg,
+          self._channels,
+          preprocessing.centre_crop_window,
+        )
+      )
+    return self._resize(preprocessing.decode(encoded, self._channels))
+
+  def normalized(self, image: Any, dtype: str) -> Any:
+    """Pixels as network input, or as they are for dtype 'uint8'."""
+    if dtype == 'uint8':
+      return image
+    return preprocessing.normalize(image, self._scale, self._offset, dtype)
+
+  def _resize(self, image: Any) -> Any:
+    size = self._config.image_size
+    image = preprocessing.resize(image, size, self._config.interpolation)
+    return tf.ensure_shape(image, [size, size, self._channels])
+
+
+def _records(
+  dataset_config: ConfigDict,
+  builder: Any,
+  instruction: Any,
+  shuffle_seed: int | None,
+) -> Any:
+  """tf.data.Dataset of {'image': encoded string, 'label': int64}."""
+  options = tf.data.Options()
+  options.deterministic = True
+  # Threads of our own, one per core, which do not split an operation further:
+  # there are always enough images to keep them busy.
+  options.threading.private_threadpool_size = len(os.sched_getaffinity(0))
+  options.threading.max_intra_op_parallelism = 1
+  records = builder.as_dataset(
+    split=instruction,
+    shuffle_files=shuffle_seed is not None,
+    decoders={'image': tfds.decode.SkipDecoding()},
+    read_config=tfds.ReadConfig(
+      options=options,
+      shuffle_seed=shuffle_seed,
+      # Its answer would depend on the size of the data set.
+      try_autocache=False,
+      skip_prefetch=True,
+      enable_ordering_guard=False,
+    ),
+  )
+  if shuffle_seed is not None:
+    records = records.shuffle(dataset_config.shuffle_buffer, shuffle_seed)
+  return records
+
+
+def _iterate(dataset_config: ConfigDict, batches: Any) -> Iterator[Batch]:
+  """Yields NumPy batches; a damaged file becomes the user's error."""
+  try:
+    yield from batches.as_numpy_iterator()
+  except tf.errors.OpError as error:
+    raise UserError(
+      f'dataset.name={dataset_config.name!r}: a record under '
+      f'dataset.data_dir={datasets.data_dir(dataset_config)!r} cannot be read '
+      f'({datasets.first_line(error)}); prepare the data set again.'
+    ) from error

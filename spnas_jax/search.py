@@ -1,0 +1,455 @@
+"""Stage `search`: a supernet, a target in ms, a network that meets it."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from spnas_jax.architecture import Architecture
+from spnas_jax.batch_norm import estimate_batch_stats
+from spnas_jax.checkpoint import Checkpoints
+from spnas_jax.config import dataset_facts, make_space
+from spnas_jax.controller import Controller, ControllerState
+from spnas_jax.errors import UserError
+from spnas_jax.evaluate import score_split
+from spnas_jax.gates import FORMULATIONS, decide
+from spnas_jax.latency import LatencyTable
+from spnas_jax.loop import run_steps, take
+from spnas_jax.parallel import AXIS, pmap_eval, pmap_step, replicate
+from spnas_jax.projection import project
+from spnas_jax.runtime import RuntimeModel
+from spnas_jax.schedules import Phases, learning_rate_schedule
+from spnas_jax.search_step import Search, make_search_step
+from spnas_jax.space import Choice, SearchSpace
+from spnas_jax.steps import make_eval_step
+from spnas_jax.supernet import SuperNet, inherit, layer_name
+from spnas_jax.train import check_batch, device_batches, init_variables
+from spnas_jax.train_state import TrainState
+from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
+
+# A gate whose open probability lies between these is called undecided.
+UNDECIDED = (0.2689, 0.7311)  # sigmoid(-1), sigmoid(1)
+
+
+def load_table(config: ConfigDict) -> LatencyTable:
+  """The configured table, checked against the image size.
+
+  Raises:
+    UserError: no table is named, or it was measured at another size.
+  """
+  if not config.latency_table:
+    raise UserError(
+      "latency_table is '', must be the path of a table; make one with "
+      '--stage=build_table'
+    )
+  table = LatencyTable.load(config.latency_table)
+  if table.image_size != config.dataset.image_size:
+    raise UserError(
+      f'latency_table {config.latency_table!r} was measured at '
+      f'{table.image_size} px, dataset.image_size is '
+      f'{config.dataset.image_size}; they must be equal'
+    )
+  return table
+
+
+def resolve_target(
+  config: ConfigDict, space: SearchSpace, table: LatencyTable
+) -> tuple[float | None, float, float]:
+  """(target or None under a fixed lambda, fastest, slowest network), ms.
+
+  Raises:
+    UserError: no network of the space can meet the target, or all of them do.
+  """
+  low, high = table.limits(space)
+  c = config.search
+  if c.lambda_ is not None:
+    if c.target_ms is not None:
+      raise UserError(
+        f'search.lambda_ is {c.lambda_} and search.target_ms is {c.target_ms}, '
+        'allowed: one of them; a fixed lambda has no target'
+      )
+    return None, low, high
+  if c.target_ms is None:
+    return low + c.target_fraction * (high - low), low, high
+  if not low <= c.target_ms <= high:
+    raise UserError(
+      f'search.target_ms is {c.target_ms:g}, allowed: {low:.4g} to {high:.4g} '
+      f'ms, the fastest and the slowest network of the space on '
+      f'{table.name!r}'
+    )
+  return c.target_ms, low, high
+
+
+def make_search(
+  config: ConfigDict,
+  space: SearchSpace,
+  table: LatencyTable,
+  target_ms: float | None,
+) -> Search:
+  """Everything static of the configured search."""
+  c = config.search
+  formulation = FORMULATIONS[c.gates]
+  facts = dataset_facts(config)
+  per_epoch = facts.steps_per_epoch(c.batch_size)
+  total = max(1, round(c.epochs * per_epoch))
+  constant = not formulation.sampled
+  phases = Phases(
+    warm_up=min(round(c.warmup_epochs * per_epoch), total),
+    total=total,
+    # The reference's surrogate has no temperature.
+    temperature_start=1.0 if constant else c.temperature_start,
+    temperature_end=1.0 if constant else c.temperature_end,
+    fall_start=c.temperature_fall[0],
+    fall_end=c.temperature_fall[1],
+  )
+  controller = None
+  if target_ms is not None:
+    controller = Controller(target_ms=target_ms, **c.controller)
+  supernet = SuperNet(
+    space,
+    placement=formulation.placement,
+    num_thresholds=formulation.num_thresholds(space),
+    dtype=c.dtype,
+    axis_name=AXIS if c.sync_batch_norm else None,
+  )
+  return Search(
+    supernet=supernet,
+    formulation=formulation,
+    runtime=RuntimeModel.of(table, space),
+    phases=phases,
+    controller=controller,
+    learning_rate=learning_rate_schedule(c, per_epoch, total),
+    recipe=c,
+    seed=config.seed,
+  )
+
+
+def create_state(search: Search, config: ConfigDict) -> TrainState:
+  """State at step 0."""
+  space = search.supernet.space
+  gates = jnp.ones(len(space.gates))
+  variables = init_variables(
+    search.supernet,
+    config.dataset.image_size,
+    space.input_channels,
+    config.seed,
+    gates,
+  )
+  return TrainState.create(
+    variables, search.optimizer(), ControllerState.create()
+  )
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Stage `search`; leaves `architecture.json` and `search/supernet.npz`."""
+  space = make_space(config)
+  table = load_table(config)
+  target_ms, low, high = resolve_target(config, space, table)
+  check_batch('search', config.search.batch_size)
+  inputs = search_inputs(config, table)
+  done = workdir.finished('search', inputs)
+  if done is not None:
+    return done
+  workdir.claim('search', inputs)
+  start = time.monotonic()
+  search = make_search(config, space, table, target_ms)
+  print(_opening(search, space, table, target_ms, low, high))
+  state, history = _run_steps(search, config, workdir)
+  final_step = jnp.asarray(search.phases.total)
+  decision = jax.device_get(
+    jax.jit(
+      lambda params: decide(
+        search.formulation,
+        space,
+        params,
+        jax.random.key(0),
+        temperature=search.phases.temperature(final_step),
+      )
+    )(state.params)
+  )
+  logits = np.asarray(decision.logits)
+  raw = space.choices_of((logits >= 0).astype(np.float32))
+  found = raw
+  if target_ms is not None:
+    found = project(space, table, logits, target_ms, config.search.slack)
+  arch = space.architecture_of(found)
+  predicted = table.predict(arch)
+  expected = float(search.runtime_ms(jnp.asarray(decision.undropped)))
+  arch = arch.replace(
+    provenance={
+      'made_by': 'spnas_jax search',
+      'config_hash': fingerprint(inputs),
+      'latency_table': table.name,
+      'predicted_ms': predicted,
+      'dataset': config.dataset.name,
+      'image_size': config.dataset.image_size,
+    }
+  )
+  scores = supernet_scores(
+    search, config, state, space.gates_of(found), config.evaluate.split
+  )
+  final_ce = float(history['cross_entropy'][-1])
+  result = {
+    'target_ms': target_ms,
+    'predicted_ms': predicted,
+    'min_ms': low,
+    'max_ms': high,
+    'raw_decode_ms': table.predict(space.architecture_of(raw)),
+    'expected_ms': expected,
+    'projected_layers': sum(a != b for a, b in zip(raw, found, strict=True)),
+    'undecided_gates': int(np.sum(undecided(logits))),
+    'num_gates': len(space.gates),
+    'architecture': arch.to_string(),
+    'raw_architecture': space.architecture_of(raw).to_string(),
+    'supernet_top1': scores['top1'],
+    'supernet_cross_entropy': scores['cross_entropy'],
+    'cost_epochs': config.search.epochs,
+    'cost_images': search.phases.total * config.search.batch_size,
+    'steps': search.phases.total,
+    'warmup_steps': search.phases.warm_up,
+    'seconds': round(time.monotonic() - start, 3),
+    'final_cross_entropy': final_ce,
+    'final_lambda': float(history['lambda'][-1]),
+    'params_sha256': params_sha256(state.params),
+  }
+  workdir.write(
+    'search/supernet.npz',
+    _supernet_arrays(space, state.params, decision, history),
+  )
+  _save_gates(workdir, space.gates_of(found))
+  workdir.write('architecture.json', arch.to_json())
+  _report(result, space, found)
+  return workdir.finish('search', inputs, result, time.monotonic() - start)
+
+
+def search_inputs(config: ConfigDict, table: LatencyTable) -> dict[str, Any]:
+  """What the result of a search depends on."""
+  return stage_inputs(
+    config,
+    'seed',
+    'dataset',
+    'space',
+    'search',
+    'evaluate.split',
+    table=hashlib.sha256(table.to_json().encode()).hexdigest()[:16],
+  )
+
+
+def _run_steps(search: Search, config: ConfigDict, workdir: Workdir):
+  """The loop; returns (state, history of the logged steps)."""
+  c = config.search
+  per_epoch = dataset_facts(config).steps_per_epoch(c.batch_size)
+  history_name = 'search/history.npz'
+  history = _load_history(workdir, history_name)
+
+  def describe(m: dict[str, float]) -> str:
+    ramp = f' (target {m["target_ms"]:.4g})' if 'target_ms' in m else ''
+    return (
+      f'CE {m["cross_entropy"]:.3f}  R {m["undropped_ms"]:.4g} ms{ramp}'
+      f'  λ {m["lambda"]:.3g}'
+    )
+
+  def on_log(step: int, metrics: dict[str, np.ndarray]) -> None:
+    for key, value in metrics.items():
+      history.setdefault(key, []).append(np.asarray(value))
+    history.setdefault('step', []).append(np.asarray(step))
+    workdir.write(history_name, _npz(history))
+
+  state = run_steps(
+    'search',
+    workdir,
+    create_state(search, config),
+    pmap_step(make_search_step(search)),
+    lambda first: device_batches(config, c, config.seed, first),
+    total_steps=search.phases.total,
+    steps_per_epoch=per_epoch,
+    recipe=c,
+    describe=describe,
+    on_log=on_log,
+  )
+  return state, _last_of_each_step(history)
+
+
+def _npz(arrays: dict[str, Any]) -> bytes:
+  buffer = io.BytesIO()
+  np.savez_compressed(buffer, **{k: np.stack(v) for k, v in arrays.items()})
+  return buffer.getvalue()
+
+
+def _load_history(workdir: Workdir, name: str) -> dict[str, list[np.ndarray]]:
+  path = workdir / name
+  if not path.exists():
+    return {}
+  with np.load(io.BytesIO(path.read_bytes())) as arrays:
+    return {key: list(arrays[key]) for key in arrays}
+
+
+def _last_of_each_step(history: dict[str, list[np.ndarray]]):
+  """Sorted by step; a step repeated after a resume counts once."""
+  steps = np.asarray(history['step'])
+  last = [int(np.flatnonzero(steps == s)[-1]) for s in np.unique(steps)]
+  return {k: np.stack([v[i] for i in last]) for k, v in history.items()}
+
+
+def undecided(logits: np.ndarray) -> np.ndarray:
+  """Gates whose probability of being open is not far from one half."""
+  p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+  return (p > UNDECIDED[0]) & (p < UNDECIDED[1])
+
+
+def supernet_scores(
+  search: Search,
+  config: ConfigDict,
+  state: TrainState,
+  gates: np.ndarray,
+  split: str,
+) -> dict[str, float]:
+  """Accuracy of a decision with the supernet's weights.
+
+  The running batch-norm statistics were collected under ever-changing gates, so
+  they are re-estimated under these first (without that, accuracy is off by up
+  to 15 points).
+  """
+  gates = jnp.asarray(gates)
+  stats = estimate_batch_stats(
+    search.supernet,
+    {'params': state.params, 'batch_stats': state.batch_stats},
+    take(
+      device_batches(config, config.search, config.seed, 0),
+      config.search.batch_norm_batches,
+    ),
+    gates,
+  )
+  supernet = search.supernet
+  eval_step = pmap_eval(
+    make_eval_step(lambda v, x: supernet.apply(v[0], x, v[1], train=False))
+  )
+  variables = {'params': state.params, 'batch_stats': stats}
+  return score_split(
+    eval_step, replicate((variables, gates)), config, split, config.search.dtype
+  )
+
+
+def params_sha256(params: Any) -> str:
+  """Hash of all parameters' bytes, in the order of their paths."""
+  digest = hashlib.sha256()
+  leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(params))
+  for path, leaf in sorted(leaves, key=lambda item: str(item[0])):
+    digest.update(str(path).encode())
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
+def _supernet_arrays(space, params, decision, history) -> bytes:
+  """What the report draws: final superkernels, gates and their history."""
+  arrays = {
+    f'{layer_name(i)}/kernel': np.asarray(
+      params[layer_name(i)]['depthwise']['kernel']
+    )
+    for i in range(len(space.layers))
+  }
+  buffer = io.BytesIO()
+  np.savez_compressed(
+    buffer,
+    gate_logits=np.asarray(decision.logits),
+    gate_importance=np.asarray(decision.importance),
+    gate_history_steps=history['step'],
+    gate_history_logits=history['logit'],
+    **arrays,
+  )
+  return buffer.getvalue()
+
+
+def _opening(search, space, table, target_ms, low, high) -> str:
+  aim = (
+    f'target {target_ms:.4g} ms'
+    if target_ms is not None
+    else f'fixed λ {search.recipe.lambda_:g}'
+  )
+  return (
+    f'search: {len(space.layers)} searchable layers, {len(space.gates)} gates, '
+    f'{space.num_networks:.3g} networks from {low:.4g} to {high:.4g} ms on '
+    f'{table.name!r}; {aim}; {search.phases.total} steps, the first '
+    f'{search.phases.warm_up} warm up'
+  )
+
+
+def _report(result, space: SearchSpace, found) -> None:
+  lines = [f'search: found {result["architecture"]}']
+  target = result['target_ms']
+  if target is not None:
+    off = 100 * (result['predicted_ms'] / target - 1)
+    raw = 100 * (result['raw_decode_ms'] / target - 1)
+    lines.append(
+      f'search: predicted {result["predicted_ms"]:.4g} ms, {off:+.1f}% of the '
+      f'target {target:.4g} ms; before projection {raw:+.1f}%, '
+      f'{result["projected_layers"]} of {len(space.layers)} layers changed by '
+      f'it, {result["undecided_gates"]} of {result["num_gates"]} gates were '
+      'undecided'
+    )
+  else:
+    lines.append(f'search: predicted {result["predicted_ms"]:.4g} ms')
+  lines.append(
+    f'search: supernet top-1 with these decisions '
+    f'{100 * result["supernet_top1"]:.1f}% (batch norm re-estimated)'
+  )
+  print('\n'.join(lines))
+
+
+def load_supernet(config: ConfigDict, workdir: Workdir) -> TrainState:
+  """The finished search's state.
+
+  Raises:
+    UserError: the workdir holds no finished search.
+  """
+  if 'search' not in workdir.results():
+    raise UserError(
+      f'--workdir {workdir.path} holds no finished search; run --stage=search'
+    )
+  space = make_space(config)
+  table = load_table(config)
+  target_ms, _, _ = resolve_target(config, space, table)
+  search = make_search(config, space, table, target_ms)
+  with Checkpoints(workdir / 'search' / 'checkpoints') as checkpoints:
+    return checkpoints.restore(create_state(search, config))
+
+
+def load_inherited(
+  config: ConfigDict, workdir: Workdir, arch: Architecture
+) -> dict[str, Any]:
+  """Weights for `arch` cut out of the workdir's supernet.
+
+  Raises:
+    UserError: no finished search, or `arch` is not in its space.
+  """
+  space = make_space(config)
+  choices = _inherit_choices(space, workdir, arch)
+  state = load_supernet(config, workdir)
+  params = {k: v for k, v in state.params.items() if k != 'thresholds'}
+  variables = {'params': params, 'batch_stats': state.batch_stats}
+  return inherit(space, choices, variables)
+
+
+def _inherit_choices(
+  space: SearchSpace, workdir: Workdir, arch: Architecture
+) -> tuple[Choice | None, ...]:
+  """Which layers `arch` is made of; the search's own record where it is its."""
+  path = workdir / 'search' / 'found.npy'
+  if path.exists():
+    gates = np.load(io.BytesIO(path.read_bytes()))
+    if space.decode(gates) == arch:
+      return space.choices_of(gates)
+  return space.choices_of(space.encode(arch))
+
+
+def _save_gates(workdir: Workdir, gates: np.ndarray) -> None:
+  buffer = io.BytesIO()
+  np.save(buffer, gates)
+  workdir.write('search/found.npy', buffer.getvalue())

@@ -1,0 +1,225 @@
+"""Stage `train`: an `Architecture` from scratch, or from inherited weights."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+from ml_collections import ConfigDict
+
+from spnas_jax import input_pipeline, zoo
+from spnas_jax.architecture import Architecture
+from spnas_jax.checkpoint import Checkpoints
+from spnas_jax.config import dataset_facts
+from spnas_jax.convnet import ConvNet
+from spnas_jax.errors import UserError
+from spnas_jax.loop import run_steps
+from spnas_jax.optimizer import weight_optimizer
+from spnas_jax.parallel import AXIS, check_divisible, pmap_step
+from spnas_jax.schedules import learning_rate_schedule
+from spnas_jax.steps import make_train_step
+from spnas_jax.train_state import TrainState
+from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
+
+
+def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
+  """`config.architecture`: zoo name, path, block string or '' = the workdir's.
+
+  Zoo networks are adapted to the data set's classes, channels and size.
+
+  Raises:
+    UserError: it is none of these, or does not fit the data set.
+  """
+  value = config.architecture
+  facts = dataset_facts(config)
+  if value in zoo.names():
+    return zoo.adapt(
+      zoo.get(value),
+      num_classes=facts.num_classes,
+      input_channels=facts.channels,
+      image_size=config.dataset.image_size,
+    )
+  if value.startswith('stem_'):
+    arch = Architecture.from_string(value)
+  else:
+    path = epath.Path(value) if value else workdir / 'architecture.json'
+    if not path.exists():
+      raise UserError(
+        f'architecture is {value!r}, allowed: a zoo name '
+        f'({", ".join(zoo.names())}), the path of an architecture.json, a block '
+        f"string, or '' after --stage=search ({path} does not exist)"
+      )
+    arch = Architecture.from_json(path.read_text())
+  for name, wanted in (
+    ('num_classes', facts.num_classes),
+    ('input_channels', facts.channels),
+  ):
+    if getattr(arch, name) != wanted:
+      raise UserError(
+        f'architecture has {name} {getattr(arch, name)}, must be {wanted} for '
+        f'dataset {config.dataset.name!r}'
+      )
+  return arch
+
+
+def train_network(
+  config: ConfigDict,
+  workdir: Workdir,
+  stage: str,
+  arch: Architecture,
+  variables: dict[str, Any] | None = None,
+  seed: int | None = None,
+) -> TrainState:
+  """Trains one network under `config.train`, resuming where it was.
+
+  Args:
+    config: sections `dataset` and `train`.
+    workdir: checkpoints and events go to its folder `stage`.
+    stage: name for files and log lines.
+    arch: the network.
+    variables: weights to start from; None initialises.
+    seed: of initialisation, order and dropout; None = `config.seed`.
+  """
+  recipe = config.train
+  seed = config.seed if seed is None else seed
+  check_batch('train', recipe.batch_size)
+  facts = dataset_facts(config)
+  per_epoch = facts.steps_per_epoch(recipe.batch_size)
+  total = max(1, round(recipe.epochs * per_epoch))
+  schedule = learning_rate_schedule(recipe, per_epoch, total)
+  optimizer = weight_optimizer(recipe.optimizer, schedule)
+  model = ConvNet(
+    arch,
+    dtype=recipe.dtype,
+    axis_name=AXIS if recipe.sync_batch_norm else None,
+  )
+  if variables is None:
+    variables = init_variables(
+      model, config.dataset.image_size, arch.input_channels, seed
+    )
+  step = make_train_step(model, optimizer, schedule, recipe, seed)
+
+  def describe(m: dict[str, float]) -> str:
+    return (
+      f'CE {m["cross_entropy"]:.3f}  accuracy {100 * m["accuracy"]:.1f}%'
+      f'  lr {m["learning_rate"]:.2g}'
+    )
+
+  return run_steps(
+    stage,
+    workdir,
+    TrainState.create(variables, optimizer),
+    pmap_step(step),
+    lambda first: device_batches(config, recipe, seed, first),
+    total_steps=total,
+    steps_per_epoch=per_epoch,
+    recipe=recipe,
+    describe=describe,
+  )
+
+
+def device_batches(config: ConfigDict, recipe: Any, seed: int, first: int):
+  """Training batches on the devices, from step `first` on."""
+  return input_pipeline.prefetch_to_devices(
+    input_pipeline.train_batches(
+      config.dataset,
+      batch_size=recipe.batch_size,
+      seed=seed,
+      start_step=first,
+      dtype=recipe.dtype,
+    ),
+    axis_name=AXIS,
+  )
+
+
+def check_batch(section: str, batch_size: int) -> None:
+  """Raises UserError unless the batch splits over the devices."""
+  try:
+    check_divisible(batch_size)
+  except ValueError as e:
+    raise UserError(f'{section}.batch_size is {e}') from e
+
+
+def init_variables(model, image_size: int, channels: int, seed: int, *args):
+  """Initial {'params', 'batch_stats'}; `args` follow the images in the call."""
+  images = jnp.zeros((1, image_size, image_size, channels))
+
+  @jax.jit
+  def init(key):
+    return model.init(key, images, *args)
+
+  return init(jax.random.key(seed))
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Stage `train`."""
+  arch = resolve_architecture(config, workdir)
+  inputs = stage_inputs(
+    config, 'seed', 'dataset', 'train', architecture=arch.to_string()
+  )
+  done = workdir.finished('train', inputs)
+  if done is not None:
+    return done
+  workdir.claim('train', inputs)
+  start = time.monotonic()
+  variables = None
+  if config.train.init == 'inherit':
+    from spnas_jax.search import load_inherited
+
+    variables = load_inherited(config, workdir, arch)
+  state = train_network(config, workdir, 'train', arch, variables)
+  workdir.write('train/architecture.json', arch.to_json())
+  return workdir.finish(
+    'train',
+    inputs,
+    {'steps': int(state.step), 'architecture': arch.to_string()},
+    time.monotonic() - start,
+  )
+
+
+def trained_hash(workdir: Workdir) -> str:
+  """Identity of what was trained in a workdir.
+
+  Raises:
+    UserError: nothing was.
+  """
+  result = workdir.results().get('train')
+  if result is None:
+    raise UserError(
+      f'--workdir {workdir.path} holds no trained network; run --stage=train '
+      'first'
+    )
+  return fingerprint(result['inputs'])
+
+
+def load_trained(
+  config: ConfigDict, workdir: Workdir
+) -> tuple[Architecture, dict[str, Any]]:
+  """The trained network and its averaged weights.
+
+  Returns:
+    (architecture, {'params', 'batch_stats'}).
+
+  Raises:
+    UserError: nothing was trained in the workdir.
+  """
+  trained_hash(workdir)
+  arch = Architecture.from_json(
+    (workdir / 'train' / 'architecture.json').read_text()
+  )
+  model = ConvNet(arch)
+  variables = init_variables(
+    model, config.dataset.image_size, arch.input_channels, 0
+  )
+  like = TrainState.create(
+    variables, weight_optimizer(config.train.optimizer, lambda step: 0.0)
+  )
+  with Checkpoints(workdir / 'train' / 'checkpoints') as checkpoints:
+    state = checkpoints.restore(like)
+  return arch, {
+    'params': state.ema_params,
+    'batch_stats': state.ema_batch_stats,
+  }

@@ -1,0 +1,231 @@
+"""What a run leaves behind: results.json, atomic files, finished stages.
+
+Paths are `etils.epath` paths, so a workdir may be a bucket. Only process 0
+writes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+from ml_collections import ConfigDict
+
+from spnas_jax import config as config_lib
+from spnas_jax.errors import UserError
+
+_PACKAGES = (
+  'jax',
+  'jaxlib',
+  'flax',
+  'optax',
+  'tensorflow-cpu',
+  'ai-edge-litert',
+)
+
+# Keys that change what is seen or where things lie, never a result.
+_NO_INFLUENCE = ('log_every_steps', 'checkpoint_epochs', 'data_dir', 'raw_dir')
+
+
+class Workdir:
+  """A folder with one run's files.
+
+  Attributes:
+    path: the folder, absolute.
+  """
+
+  def __init__(self, path):
+    """Makes the folder.
+
+    Raises:
+      UserError: it cannot be made or read.
+    """
+    text = os.fspath(path)
+    if '://' not in text:
+      text = os.path.abspath(os.path.expanduser(text))
+    self.path = epath.Path(text)
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      list(self.path.iterdir())
+      if '://' not in text and not os.access(text, os.W_OK):
+        raise PermissionError('no write permission')
+    except OSError as e:
+      reason = e.strerror or str(e)
+      raise UserError(
+        f'--workdir is {text!r}, must be a folder that can be read and written '
+        f'({reason})'
+      ) from e
+
+  def __truediv__(self, name: str) -> epath.Path:
+    return self.path / name
+
+  # --- files ------------------------------------------------------------------
+
+  def write(self, name: str, content: str | bytes) -> None:
+    """Writes a file so that no reader ever sees half of it."""
+    if jax.process_index() != 0:
+      return
+    target = self.path / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.parent / f'.{target.name}.{uuid.uuid4().hex}'
+    if isinstance(content, bytes):
+      partial.write_bytes(content)
+    else:
+      partial.write_text(content)
+    partial.replace(target)
+
+  def results(self) -> dict[str, Any]:
+    """results.json: one object per finished stage.
+
+    Raises:
+      UserError: the file is there but not readable as JSON.
+    """
+    path = self.path / 'results.json'
+    if not path.exists():
+      return {}
+    try:
+      return json.loads(path.read_text())
+    except (OSError, ValueError) as e:
+      raise UserError(
+        f'{path}: cannot be read ({e}); restore it or use another --workdir'
+      ) from e
+
+  # --- stages -----------------------------------------------------------------
+
+  def finished(self, stage: str, inputs: dict[str, Any]) -> dict | None:
+    """A stage's result, if it is already complete for these inputs.
+
+    Raises:
+      UserError: the stage is complete, but for other inputs: finished results
+        are never overwritten.
+    """
+    result = self.results().get(stage)
+    if not isinstance(result, dict) or 'config_hash' not in result:
+      return None
+    if result['config_hash'] == fingerprint(inputs):
+      logging.info('%s: already complete in %s', stage, self.path)
+      return result
+    changed = differences(result.get('inputs', {}), inputs)
+    raise UserError(
+      f'--workdir {self.path} holds a finished {stage} with another '
+      f'configuration ({changed}); give another --workdir, or remove '
+      f'{stage!r} from its results.json'
+    )
+
+  def claim(self, stage: str, inputs: dict[str, Any]) -> None:
+    """Notes for which inputs a stage's unfinished files in the folder are.
+
+    Raises:
+      UserError: they belong to a run with other inputs.
+    """
+    name = f'{stage}/inputs.json'
+    path = self.path / name
+    plain = json.loads(json.dumps(inputs))
+    if path.exists():
+      old = json.loads(path.read_text())
+      if old != plain:
+        raise UserError(
+          f'--workdir {self.path} holds an unfinished {stage} with another '
+          f'configuration ({differences(old, plain)}); give another --workdir, '
+          f'or remove its folder {stage!r}'
+        )
+      return
+    self.write(name, json.dumps(plain, indent=1))
+
+  def finish(
+    self,
+    stage: str,
+    inputs: dict[str, Any],
+    result: dict[str, Any],
+    seconds: float,
+  ) -> dict[str, Any]:
+    """Writes a stage's object into results.json, atomically.
+
+    Args:
+      stage: name of the stage.
+      inputs: what its result depends on.
+      result: its keys.
+      seconds: wall time.
+    """
+    entry = {
+      **result,
+      'wall_seconds': round(seconds, 3),
+      'config_hash': fingerprint(inputs),
+      'inputs': json.loads(json.dumps(inputs)),
+      'versions': versions(),
+      'platform': {
+        'device': jax.devices()[0].device_kind,
+        'num_devices': jax.device_count(),
+        'num_processes': jax.process_count(),
+        'machine': platform.machine(),
+        'cpus': os.cpu_count(),
+      },
+    }
+    results = self.results()
+    results[stage] = entry
+    self.write('results.json', json.dumps(results, indent=1) + '\n')
+    return entry
+
+
+def stage_inputs(config: ConfigDict, *fields: str, **extra) -> dict[str, Any]:
+  """Flat {'a.b': value} of the config keys a stage depends on, plus extras."""
+  flat: dict[str, Any] = {}
+
+  def visit(name, value):
+    if name.rpartition('.')[2] in _NO_INFLUENCE:
+      return
+    if isinstance(value, ConfigDict):
+      for key in value:
+        visit(f'{name}.{key}', value[key])
+    else:
+      flat[name] = value
+
+  for field in fields:
+    visit(field, config_lib.get(config, field))
+  return {**flat, **extra}
+
+
+def fingerprint(inputs: dict[str, Any]) -> str:
+  """Short hash of a stage's inputs."""
+  text = json.dumps(inputs, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
+  """'search.epochs: 3 there, 5 here' for the first few keys that differ."""
+  new = json.loads(json.dumps(new))
+  changed = [
+    f'{key}: {_short(old.get(key))} there, {_short(new.get(key))} here'
+    for key in sorted({*old, *new})
+    if old.get(key) != new.get(key)
+  ]
+  more = f' and {len(changed) - 3} more' if len(changed) > 3 else ''
+  return '; '.join(changed[:3]) + more
+
+
+def _short(value: Any) -> str:
+  text = json.dumps(value)
+  return text if len(text) <= 60 else text[:57] + '...'
+
+
+def versions() -> dict[str, str]:
+  """Versions of the packages that decide a result."""
+  found = {'python': platform.python_version()}
+  for name in _PACKAGES:
+    try:
+      found[name] = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+      continue
+  return found
+
+
+StageRunner = Callable[[ConfigDict, Workdir], dict[str, Any]]
