@@ -14,8 +14,6 @@ from ml_collections import ConfigDict
 
 from spnas_jax.errors import UserError
 
-AUGMENTS = ('none', 'crop', 'crop_flip', 'inception')
-
 
 class EpochPlan(NamedTuple):
   """What happens to every example of one epoch, in the order it is seen.

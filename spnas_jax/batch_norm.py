@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Iterable
 from typing import Any
@@ -32,7 +31,7 @@ def estimate_batch_stats(
   Returns:
     A new `batch_stats` tree.
   """
-  step = _stats_step(dataclasses.replace(model, momentum=0.0))
+  step = _stats_step(model.clone(momentum=0.0))
   state = replicate((variables, args))
   total, count = None, 0
   for batch in batches:

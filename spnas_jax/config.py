@@ -23,8 +23,8 @@ def default_config() -> ConfigDict:
   config = ConfigDict()
   # Of everything random: initialisation, gates, dropout, shuffling, sampling.
   config.seed = 0
-  # What `train` trains: a zoo name, the path of an architecture.json, or a block
-  # string; '' = the workdir's architecture.json, which `search` leaves.
+  # What `train` trains: a zoo name, the path of an architecture.json, or a
+  # block string; '' = the workdir's architecture.json, which `search` leaves.
   config.architecture = ''
   # Path of the latency table (JSON).
   config.latency_table = ''
@@ -149,8 +149,8 @@ def _search() -> ConfigDict:
   c.threshold_travel = 8.0
   # Largest absolute log-odds of a gate.
   c.logit_limit = 6.0
-  # lambda controller: fraction of the search phase after which the target's ramp
-  # is at the target; gains on ln(E[R]/target) and on its integral; limit.
+  # lambda controller: fraction of the search phase after which the ramp is at
+  # the target; gains on ln(E[R]/target) and on its integral; limit.
   c.controller = ConfigDict(
     {'ramp': 0.6, 'proportional': 2.0, 'integral': 4.0, 'limit': 20.0}
   )
@@ -240,6 +240,8 @@ def _random_search() -> ConfigDict:
   c.num_networks = 10
   # Half-width of the accepted latency band around the target, fraction.
   c.band = 0.02
+  # Seeds with which each network (the found one too) is trained.
+  c.train_seeds = (0,)
   return c
 
 

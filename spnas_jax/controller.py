@@ -1,10 +1,10 @@
 """lambda of Eq. 9, chosen for the user: a two-sided controller.
 
-The error is e = ln(E[R] / T_t) with T_t a geometric ramp from the runtime at the
-end of warm-up to the target. lambda = clip(P e + I integral of e, +-limit), where
-the integral runs over the search phase as a fraction of its length, so that the
-gains do not depend on how many steps a search has. Negative values are wanted:
-a network that has become too fast is pushed back.
+The error is e = ln(E[R] / T_t) with T_t a geometric ramp from the runtime at
+the end of warm-up to the target. lambda = clip(P e + I integral of e, +-limit),
+where the integral runs over the search phase as a fraction of its length, so
+that the gains do not depend on how many steps a search has. Negative values are
+wanted: a network that has become too fast is pushed back.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import math
 import pathlib
 import zlib
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from spnas_jax import tensorflow_setup
 from spnas_jax.errors import UserError
 
 tfds = tensorflow_setup.load_tfds()
+_TfdsBuilder: Any = tfds.core.GeneratorBasedBuilder
 
 # Every fifth image of the digits, counted class by class, is a test image.
 DIGITS_TEST_STRIDE = 5
@@ -76,19 +77,22 @@ def read_idx(path: pathlib.Path) -> np.ndarray:
   return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
-class _LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class _LocalBuilder(_TfdsBuilder):
   """A builder whose images are on this machine already.
 
-  Kept out of tfds' registry, which has a downloading `fashion_mnist` of its
-  own: the classes are used directly.
+  Subclasses are kept out of tfds' registry, which has a downloading
+  `fashion_mnist` of its own, and are used directly.
   """
 
   VERSION = tfds.core.Version('1.0.0')
-  RELEASE_NOTES = {'1.0.0': 'First version.'}
+  RELEASE_NOTES: ClassVar = {'1.0.0': 'First version.'}
   SIDE: int  # Height and width of the images, in pixels.
 
   # tfds would look for a file of checksums beside this module.
   url_infos = None
+
+  def __init_subclass__(cls, **kwargs: Any):
+    super().__init_subclass__(skip_registration=True, **kwargs)
 
   def __init__(
     self, *, raw_dir: str, label_names: tuple[str, ...], **kwargs: Any
@@ -125,7 +129,7 @@ class _LocalBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
       yield key, {'image': image[..., None], 'label': int(label)}
 
 
-class Digits(_LocalBuilder, skip_registration=True):
+class Digits(_LocalBuilder):
   """scikit-learn's handwritten digits, 0..16 scaled to 0..255."""
 
   SIDE = 8
@@ -144,7 +148,7 @@ class Digits(_LocalBuilder, skip_registration=True):
     }
 
 
-class FashionMnist(_LocalBuilder, skip_registration=True):
+class FashionMnist(_LocalBuilder):
   """Fashion-MNIST, ten kinds of clothing, from its authors' IDX files."""
 
   SIDE = 28

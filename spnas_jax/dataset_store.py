@@ -56,40 +56,57 @@ def find_prepared(dataset_config: ConfigDict) -> Any:
     ) from error
 
 
-def prepare(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> None:
+def prepare(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> Any:
   """Writes one of our own data sets under data_dir, once for all processes.
 
   tfds writes to a folder with a temporary name and renames it, so that half a
   data set is never seen; the lock only spares the others the work. It is
   released by the system if its owner dies.
+
+  Returns:
+    What `find_prepared` returns afterwards.
+
+  Raises:
+    UserError: if the images are missing or data_dir cannot be written to.
   """
+  name = dataset_config.name
+  folder = data_dir(dataset_config)
+  problem = 'what is there is not a whole data set; delete it'
+  try:
+    with _lock(folder, name):
+      _write(dataset_config, label_names)
+  except OSError as error:
+    # A process that could not share the lock may have been faster.
+    problem = first_line(error)
+  builder = find_prepared(dataset_config)
+  if builder is None:
+    raise UserError(
+      f'dataset.data_dir={folder!r}: {name} cannot be written there '
+      f'({problem}).'
+    )
+  return builder
+
+
+def _write(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> None:
   from spnas_jax import dataset_builders
 
   tensorflow_setup.load_tensorflow()
   tfds = tensorflow_setup.load_tfds()
-  name = dataset_config.name
-  folder = data_dir(dataset_config)
-  try:
-    with _lock(folder, name), tempfile.TemporaryDirectory() as scratch:
-      builder = dataset_builders.BUILDERS[name](
-        data_dir=folder,
-        raw_dir=_raw_dir(dataset_config),
-        label_names=label_names,
-      )
-      logging.info('Preparing %s in %s.', name, builder.data_path)
-      # tfds prints its progress.
-      with contextlib.redirect_stdout(io.StringIO()):
-        builder.download_and_prepare(
-          download_dir=scratch,
-          download_config=tfds.download.DownloadConfig(try_download_gcs=False),
-        )
-  except OSError as error:
-    # A process that could not share the lock may have been faster.
-    if find_prepared(dataset_config) is None:
-      raise UserError(
-        f'dataset.data_dir={folder!r}: {name} cannot be written there '
-        f'({first_line(error)}).'
-      ) from error
+  builder = dataset_builders.BUILDERS[dataset_config.name](
+    data_dir=data_dir(dataset_config),
+    raw_dir=_raw_dir(dataset_config),
+    label_names=label_names,
+  )
+  logging.info('Preparing %s.', builder.data_path)
+  with (
+    tempfile.TemporaryDirectory() as unused,
+    # tfds prints its progress.
+    contextlib.redirect_stdout(io.StringIO()),
+  ):
+    builder.download_and_prepare(
+      download_dir=unused,
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
 
 
 @contextlib.contextmanager
@@ -114,6 +131,7 @@ def _raw_dir(dataset_config: ConfigDict) -> str:
 
 
 def not_prepared(dataset_config: ConfigDict) -> UserError:
+  """The error for a data set that is not there and cannot be written."""
   folder = data_dir(dataset_config)
   return UserError(
     f'dataset.name={dataset_config.name!r} is not prepared under '

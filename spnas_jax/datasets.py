@@ -1,9 +1,6 @@
-"""Which data sets there are, how many images they hold and where they lie.
+"""Which data sets there are, how many images they hold, and their config keys.
 
-Everything is read through tfds. `digits` and `fashion_mnist` are written to
-`dataset.data_dir` on first use from files that are already on the machine; any
-other tfds data set must have been prepared there before. Nothing here ever
-downloads.
+Everything is read through tfds; `dataset_store.py` knows where it lies.
 """
 
 from __future__ import annotations
@@ -13,12 +10,11 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from spnas_jax import tensorflow_setup
+from spnas_jax import dataset_store, tensorflow_setup
 from spnas_jax.errors import UserError
 
-# Where the Debian package dataset-fashion-mnist puts its files.
-FASHION_MNIST_DIR = '/usr/share/datasets/fashion-mnist'
-
+AUGMENTS = ('none', 'crop', 'crop_flip', 'inception')
+INTERPOLATIONS = ('bilinear', 'bicubic')
 SPLITS = ('train', 'validation', 'test')
 
 # The tfds split that is scored as 'test'. Where a name is missing, it is
@@ -126,9 +122,6 @@ _KNOWN = {
   'imagenet2012': DatasetInfo('imagenet2012', 1_281_167, 0, 50_000, 1000, 3),
 }
 
-# Data sets with a builder in `dataset_builders.py`, and their version there.
-_LOCAL_VERSIONS = {'digits': '1.0.0', 'fashion_mnist': '1.0.0'}
-
 
 def default_config() -> ConfigDict:
   """The `dataset` section with every key it has; digits at 32 px."""
@@ -167,6 +160,39 @@ def default_config() -> ConfigDict:
   return config
 
 
+def check(dataset_config: ConfigDict) -> None:
+  """Raises UserError if a key of the `dataset` section is out of range."""
+  for key, choices in (
+    ('augment', AUGMENTS),
+    ('interpolation', INTERPOLATIONS),
+  ):
+    if dataset_config[key] not in choices:
+      raise UserError(
+        f'dataset.{key}={dataset_config[key]!r}: allowed are '
+        f'{", ".join(choices)}.'
+      )
+  for key, least in (
+    ('image_size', 1),
+    ('crop_padding', 0),
+    ('train_examples', 0),
+    ('test_examples', 0),
+    ('shuffle_buffer', 1),
+  ):
+    if dataset_config[key] < least:
+      raise UserError(
+        f'dataset.{key}={dataset_config[key]}: allowed is {least} or more.'
+      )
+  if not 0 <= dataset_config.holdout < 1:
+    raise UserError(
+      f'dataset.holdout={dataset_config.holdout}: allowed is 0 to below 1.'
+    )
+  if dataset_config.cache and dataset_config.augment == 'inception':
+    raise UserError(
+      "dataset.augment='inception' crops the original pixels, which the cache "
+      'does not keep; set dataset.cache=False.'
+    )
+
+
 def info(dataset_config: ConfigDict) -> DatasetInfo:
   """Says what a data set holds under a configuration.
 
@@ -177,17 +203,16 @@ def info(dataset_config: ConfigDict) -> DatasetInfo:
     dataset_config: the `dataset` section, see `default_config`.
 
   Raises:
-    UserError: if the data set is neither prepared nor known, or if a count is
-      out of range.
+    UserError: if a key is out of range, or the data set is neither prepared
+      nor known.
   """
-  builder = _find_prepared(dataset_config)
+  check(dataset_config)
+  builder = dataset_store.find_prepared(dataset_config)
   if builder is not None:
-    whole = _read_facts(dataset_config, builder)
-  elif dataset_config.name in _KNOWN:
-    whole = _KNOWN[dataset_config.name]
-  else:
-    raise _not_prepared(dataset_config)
-  return _apply_limits(dataset_config, whole)
+    return _limited(dataset_config, _read_facts(dataset_config, builder))
+  if dataset_config.name not in _KNOWN:
+    raise dataset_store.not_prepared(dataset_config)
+  return _limited(dataset_config, _KNOWN[dataset_config.name])
 
 
 def open_builder(dataset_config: ConfigDict) -> Any:
@@ -196,14 +221,12 @@ def open_builder(dataset_config: ConfigDict) -> Any:
   Raises:
     UserError: if the data are missing, damaged, or not images with one label.
   """
-  builder = _find_prepared(dataset_config)
+  builder = dataset_store.find_prepared(dataset_config)
   if builder is None:
-    if dataset_config.name not in _LOCAL_VERSIONS:
-      raise _not_prepared(dataset_config)
-    _prepare(dataset_config)
-    builder = _find_prepared(dataset_config)
-    if builder is None:
-      raise _not_prepared(dataset_config)
+    name = dataset_config.name
+    if name not in dataset_store.LOCAL_VERSIONS:
+      raise dataset_store.not_prepared(dataset_config)
+    builder = dataset_store.prepare(dataset_config, _KNOWN[name].label_names)
   _read_facts(dataset_config, builder)
   return builder
 
@@ -218,7 +241,7 @@ def read_instruction(
     builder: what `open_builder` returned for it.
     split: 'train', 'validation' (the held-out end of train) or 'test'.
   """
-  facts = _apply_limits(dataset_config, _read_facts(dataset_config, builder))
+  facts = _limited(dataset_config, _read_facts(dataset_config, builder))
   count = facts.num_examples(split)
   if split == 'test':
     return f'{_test_split(dataset_config, builder)}[0:{count}]'
@@ -266,31 +289,18 @@ def _read_facts(dataset_config: ConfigDict, builder: Any) -> DatasetInfo:
     ].num_examples,
     num_classes=label.num_classes,
     channels=features['image'].shape[-1],
-    # Without a file of names tfds numbers the labels.
     label_names=tuple(label.names),
   )
 
 
-def _apply_limits(
-  dataset_config: ConfigDict, whole: DatasetInfo
-) -> DatasetInfo:
+def _limited(dataset_config: ConfigDict, whole: DatasetInfo) -> DatasetInfo:
   """Applies `holdout`, `train_examples` and `test_examples`."""
-  if not 0 <= dataset_config.holdout < 1:
-    raise UserError(
-      f'dataset.holdout={dataset_config.holdout}: allowed is 0 to below 1.'
-    )
-  for key in ('train_examples', 'test_examples'):
-    if dataset_config[key] < 0:
-      raise UserError(
-        f'dataset.{key}={dataset_config[key]}: allowed is 0 (all) or more.'
-      )
   held_out = round(dataset_config.holdout * whole.num_train)
   num_train = whole.num_train - held_out
+  num_test = whole.num_test
   return dataclasses.replace(
     whole,
     num_train=min(dataset_config.train_examples or num_train, num_train),
     num_validation=held_out,
-    num_test=min(
-      dataset_config.test_examples or whole.num_test, whole.num_test
-    ),
+    num_test=min(dataset_config.test_examples or num_test, num_test),
   )

@@ -1,23 +1,16 @@
 """From weights and thresholds to decisions: three formulations side by side.
 
-|                     | sampled (default)        | official           | paper     |
-|---------------------|--------------------------|--------------------|-----------|
-| importance          | RMS of the subset over a | L2 norm            | squared   |
-|                     | reference RMS            |                    | L2 norm   |
-| of which kernel     | the superkernel          | behind the kernel-size decision and  |
-|                     |                          | its dropout                          |
-| gate                | one Bernoulli sample of  | hard 1(norm >= t)  | hard      |
-|                     | sigmoid((s - t) / tau)   |                    | 1(norm>t) |
-| gradient            | straight through         | sigmoid'(norm - t) | same      |
-| where it acts       | kernel size on the       | everything on the depthwise kernel,  |
-|                     | superkernel; expansion   | in front of its batch norm (Eq. 3)   |
-|                     | behind norm and activa-  |                                      |
-|                     | tion; skip on the branch |                                      |
-| warm-up             | Bernoulli(keep)          | dropout of decisions, survivors      |
-|                     |                          | times 1 / keep                       |
-| runtime             | exact, of probabilities  | factorised, of the dropped decisions |
-| supernet = decoded  | yes, to rounding         | no, see `SuperNet` | no        |
-| thresholds          | Adam, no decay           | as the weights, decayed              |
+| | sampled (default) | official | paper |
+|-|-------------------|----------|-------|
+| importance | RMS over a reference RMS | L2 norm | squared L2 norm |
+| of the kernel | as it is | behind its kernel-size gate | same |
+| gate | Bernoulli(sigmoid((s - t) / tau)) | 1(norm >= t) | 1(norm >= t) |
+| gradient | straight through | sigmoid'(norm - t) | same |
+| expansion, skip | behind batch norm | on the kernel (Eq. 3) | same |
+| warm-up | Bernoulli(keep) | decisions dropped, rest / keep | same |
+| runtime | exact, of probabilities | Eqs 11-12, of decisions | same |
+| = decoded network | yes, to rounding | no, see `SuperNet` | no |
+| thresholds | Adam, no decay | like weights, with decay | same |
 
 `official` follows the authors' code, `paper` the printed equations. Both are
 for reproduction: their indicators saturate (sigma'(11) = 1.5e-5 at the first
@@ -47,7 +40,7 @@ from spnas_jax.supernet import layer_name
 
 
 class Gates(flax.struct.PyTreeNode):
-  """Gate values of one space: decisions or probabilities, float32 [num_gates]."""
+  """Decisions or probabilities of a space's gates, float32 [num_gates]."""
 
   values: Array
   space: SearchSpace = flax.struct.field(pytree_node=False)
@@ -158,9 +151,9 @@ def relative_importance(space: SearchSpace, params: dict[str, Any]) -> Array:
 
   RMS of the weights a gate adds, over a reference RMS of the same layer: for
   kernel sizes the core (smallest kernel), for expansion ratios the first
-  channels, for a skip the initial standard deviation, for squeeze-and-excitation
-  its own initial standard deviation. All are near 1 after initialisation,
-  whatever the layer's width, so one temperature fits all.
+  channels, for a skip the initial standard deviation, for the squeeze its own
+  initial standard deviation. All are near 1 after initialisation, whatever the
+  layer's width, so one temperature fits all.
   """
   values = []
   for gate in space.gates:

@@ -9,25 +9,19 @@ their records (`record_batches.py`).
 from __future__ import annotations
 
 import collections
-import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from ml_collections import ConfigDict, FrozenConfigDict
+from ml_collections import ConfigDict
 
-from spnas_jax import augmentation, datasets
+from spnas_jax import augmentation, cached_batches, datasets
 from spnas_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
-
-INTERPOLATIONS = ('bilinear', 'bicubic')
-
-# Images per step where a split is read in one go.
-_READ_BATCH = 512
 
 
 def train_batches(
@@ -64,27 +58,38 @@ def train_batches(
   Raises:
     UserError: if the configuration is wrong or the data set cannot be read.
   """
-  share = _share(batch_size, process_index, process_count)
+  index, count = _process(batch_size, process_index, process_count)
   facts = _checked_info(dataset_config)
   steps = facts.steps_per_epoch(batch_size, split)
   if dataset_config.cache:
-    return _cached_train_batches(
+    # Read here and now, so that what is wrong with the data is said at once.
+    cached_batches.split_arrays(dataset_config, split)
+    return cached_batches.train_batches(
       dataset_config,
-      *_cached_split(dataset_config, split),
+      split,
       batch_size=batch_size,
       seed=seed,
       start_step=start_step,
       dtype=dtype,
-      share=share,
+      process_index=index,
+      process_count=count,
     )
-  return _record_train_batches(
-    dataset_config,
-    split,
-    steps=steps,
-    seed=seed,
-    start_step=start_step,
-    dtype=dtype,
-    share=share,
+  from spnas_jax import record_batches
+
+  return itertools.chain.from_iterable(
+    record_batches.train_epoch(
+      dataset_config,
+      split,
+      local_batch=batch_size // count,
+      steps=steps,
+      seed=seed,
+      epoch=epoch,
+      first_step=max(start_step - epoch * steps, 0),
+      dtype=dtype,
+      process_index=index,
+      process_count=count,
+    )
+    for epoch in itertools.count(start_step // steps)
   )
 
 
@@ -118,24 +123,34 @@ def eval_batches(
   Raises:
     UserError: if the configuration is wrong or the data set cannot be read.
   """
-  share = _share(batch_size, process_index, process_count)
+  index, count = _process(batch_size, process_index, process_count)
   facts = _checked_info(dataset_config)
   num_batches = -(-facts.num_examples(split) // batch_size)
   if dataset_config.cache:
-    batches = _cached_eval_batches(
+    batches = cached_batches.eval_pass(
       dataset_config,
-      *_cached_split(dataset_config, split),
+      split,
       batch_size=batch_size,
       dtype=dtype,
-      share=share,
+      process_index=index,
+      process_count=count,
     )
   else:
-    batches = _record_pass(dataset_config, split, share, dtype)
-  return _pad_all(
+    from spnas_jax import record_batches
+
+    batches = record_batches.eval_pass(
+      dataset_config,
+      split,
+      local_batch=batch_size // count,
+      dtype=dtype,
+      process_index=index,
+      process_count=count,
+    )
+  side = dataset_config.image_size
+  return _padded(
     batches,
     num_batches,
-    share.local_batch,
-    (dataset_config.image_size, dataset_config.image_size, facts.channels),
+    (batch_size // count, side, side, facts.channels),
     dtype,
   )
 
@@ -155,9 +170,11 @@ def calibration_images(
   """
   _checked_info(dataset_config)
   if dataset_config.cache:
-    images, _ = _cached_split(dataset_config, 'train')
+    images, _ = cached_batches.split_arrays(dataset_config, 'train')
     return images[np.random.default_rng([seed]).permutation(len(images))[:n]]
-  return _read(dataset_config, 'train', n, shuffle_seed=seed)[0]
+  from spnas_jax import record_batches
+
+  return record_batches.read(dataset_config, 'train', n, shuffle_seed=seed)[0]
 
 
 def test_images(
@@ -174,9 +191,11 @@ def test_images(
   """
   _checked_info(dataset_config)
   if dataset_config.cache:
-    images, labels = _cached_split(dataset_config, 'test')
+    images, labels = cached_batches.split_arrays(dataset_config, 'test')
     return images[:n].copy(), labels[:n].copy()
-  return _read(dataset_config, 'test', n)
+  from spnas_jax import record_batches
+
+  return record_batches.read(dataset_config, 'test', n)
 
 
 def prefetch_to_devices(
@@ -226,44 +245,10 @@ def prefetch_to_devices(
   yield from queue
 
 
-def check_config(dataset_config: ConfigDict) -> None:
-  """Raises UserError if a key of the `dataset` section is out of range."""
-  for key, allowed in (
-    ('augment', augmentation.AUGMENTS),
-    ('interpolation', INTERPOLATIONS),
-  ):
-    if dataset_config[key] not in allowed:
-      raise UserError(
-        f'dataset.{key}={dataset_config[key]!r}: allowed are '
-        f'{", ".join(allowed)}.'
-      )
-  for key, least in (
-    ('image_size', 1),
-    ('crop_padding', 0),
-    ('shuffle_buffer', 1),
-  ):
-    if dataset_config[key] < least:
-      raise UserError(
-        f'dataset.{key}={dataset_config[key]}: allowed is {least} or more.'
-      )
-  if dataset_config.cache and dataset_config.augment == 'inception':
-    raise UserError(
-      "dataset.augment='inception' crops the original pixels, which the cache "
-      'does not keep; set dataset.cache=False.'
-    )
-
-
-class _Share(NamedTuple):
-  """The part of every global batch that one process handles."""
-
-  index: int
-  count: int
-  local_batch: int
-
-
-def _share(
+def _process(
   batch_size: int, process_index: int | None, process_count: int | None
-) -> _Share:
+) -> tuple[int, int]:
+  """Fills in what JAX says; a batch must be shared out evenly."""
   index = jax.process_index() if process_index is None else process_index
   count = jax.process_count() if process_count is None else process_count
   if batch_size < 1 or batch_size % count:
@@ -271,108 +256,29 @@ def _share(
       f'batch_size={batch_size}: allowed is a multiple of the number of '
       f'processes, {count}.'
     )
-  return _Share(index, count, batch_size // count)
+  return index, count
 
 
 def _checked_info(dataset_config: ConfigDict) -> datasets.DatasetInfo:
-  """Checks the section and prepares the data set if that has to be done."""
-  check_config(dataset_config)
+  """Checks the section, and prepares the data set if it has to be."""
+  datasets.check(dataset_config)
   datasets.open_builder(dataset_config)
   facts = datasets.info(dataset_config)
   augmentation.scale_and_offset(dataset_config, facts.channels)
   return facts
 
 
-def _cached_train_batches(
-  dataset_config: ConfigDict,
-  images: np.ndarray,
-  labels: np.ndarray,
-  *,
-  batch_size: int,
-  seed: int,
-  start_step: int,
-  dtype: str,
-  share: _Share,
-) -> Iterator[Batch]:
-  steps = len(images) // batch_size
-  for epoch in itertools.count(start_step // steps):
-    plan = augmentation.plan_epoch(dataset_config, len(images), seed, epoch)
-    for step in range(max(start_step - epoch * steps, 0), steps):
-      begin = step * batch_size + share.index * share.local_batch
-      here = slice(begin, begin + share.local_batch)
-      rows = plan.order[here]
-      pixels = images[rows]
-      if dataset_config.augment != 'none':
-        pixels = augmentation.crop_and_flip(
-          pixels,
-          plan.top_left[here],
-          plan.flip[here],
-          dataset_config.crop_padding,
-        )
-      yield {
-        'image': augmentation.normalize(pixels, dataset_config, dtype),
-        'label': labels[rows],
-      }
-
-
-def _record_train_batches(
-  dataset_config: ConfigDict,
-  split: str,
-  *,
-  steps: int,
-  seed: int,
-  start_step: int,
-  dtype: str,
-  share: _Share,
-) -> Iterator[Batch]:
-  from spnas_jax import record_batches
-
-  for epoch in itertools.count(start_step // steps):
-    yield from itertools.islice(
-      record_batches.train_epoch(
-        dataset_config,
-        split,
-        local_batch=share.local_batch,
-        seed=seed,
-        epoch=epoch,
-        first_step=max(start_step - epoch * steps, 0),
-        dtype=dtype,
-        process_index=share.index,
-        process_count=share.count,
-      ),
-      steps,
-    )
-
-
-def _cached_eval_batches(
-  dataset_config: ConfigDict,
-  images: np.ndarray,
-  labels: np.ndarray,
-  *,
-  batch_size: int,
-  dtype: str,
-  share: _Share,
-) -> Iterator[Batch]:
-  first = share.index * share.local_batch
-  for begin in range(first, len(images), batch_size):
-    here = slice(begin, begin + share.local_batch)
-    pixels = images[here]
-    if dtype != 'uint8':
-      pixels = augmentation.normalize(pixels, dataset_config, dtype)
-    yield {'image': pixels, 'label': labels[here]}
-
-
-def _pad_all(
+def _padded(
   batches: Iterator[Batch],
   num_batches: int,
-  local_batch: int,
-  image_shape: tuple[int, int, int],
+  image_shape: tuple[int, int, int, int],
   dtype: str,
 ) -> Iterator[Batch]:
   """Yields `num_batches` full batches with a mask, from as many or fewer."""
+  local_batch = image_shape[0]
   for _ in range(num_batches):
     padded = {
-      'image': np.zeros((local_batch, *image_shape), jax.numpy.dtype(dtype)),
+      'image': np.zeros(image_shape, jnp.dtype(dtype)),
       'label': np.zeros((local_batch,), np.int32),
       'mask': np.zeros((local_batch,), np.float32),
     }
@@ -383,69 +289,3 @@ def _pad_all(
       padded['label'][:n] = batch['label']
       padded['mask'][:n] = 1
     yield padded
-
-
-def _record_pass(
-  dataset_config: ConfigDict,
-  split: str,
-  share: _Share,
-  dtype: str,
-  shuffle_seed: int | None = None,
-) -> Iterator[Batch]:
-  from spnas_jax import record_batches
-
-  return record_batches.eval_epoch(
-    dataset_config,
-    split,
-    local_batch=share.local_batch,
-    dtype=dtype,
-    process_index=share.index,
-    process_count=share.count,
-    shuffle_seed=shuffle_seed,
-  )
-
-
-def _read(
-  dataset_config: ConfigDict,
-  split: str,
-  n: int,
-  shuffle_seed: int | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-  """The first n images [n, size, size, channels] uint8 and labels [n] int32."""
-  whole = _Share(index=0, count=1, local_batch=min(n, _READ_BATCH))
-  batches = itertools.islice(
-    _record_pass(dataset_config, split, whole, 'uint8', shuffle_seed),
-    -(-n // whole.local_batch),
-  )
-  images, labels = zip(
-    *((batch['image'], batch['label']) for batch in batches), strict=True
-  )
-  return np.concatenate(images)[:n], np.concatenate(labels)[:n]
-
-
-def _cached_split(
-  dataset_config: ConfigDict, split: str
-) -> tuple[np.ndarray, np.ndarray]:
-  """images [n, size, size, channels] uint8, labels [n] int32; read-only."""
-  # Keys that do not change the cached pixels, so that they share one copy.
-  indifferent = {
-    'augment': 'none',
-    'crop_padding': 0,
-    'mean': (0.0,),
-    'std': (1.0,),
-  }
-  return _read_whole_split(
-    FrozenConfigDict({**dataset_config.to_dict(), **indifferent}), split
-  )
-
-
-# Training, evaluation and calibration of a run share what is in memory.
-@functools.lru_cache(maxsize=4)
-def _read_whole_split(
-  dataset_config: FrozenConfigDict, split: str
-) -> tuple[np.ndarray, np.ndarray]:
-  count = datasets.info(dataset_config).num_examples(split)
-  images, labels = _read(dataset_config, split, count)
-  images.flags.writeable = False
-  labels.flags.writeable = False
-  return images, labels

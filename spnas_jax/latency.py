@@ -148,8 +148,8 @@ class LatencyTable:
     """
     if key not in self.entries:
       raise UserError(
-        f'latency_table: {self.name!r} has no entry {key!r} (it was measured at '
-        f'{self.image_size} px); measure it with --stage=build_table'
+        f'latency_table: {self.name!r} has no entry {key!r} (it was measured '
+        f'at {self.image_size} px); measure it with --stage=build_table'
       )
     return float(self.entries[key]['ms'])
 

@@ -132,7 +132,7 @@ def normalize(image: Tensor, scale: Any, offset: Any, dtype: str) -> Tensor:
 
 
 def decode(encoded: Tensor, channels: int) -> Tensor:
-  """Decodes a JPEG, PNG, GIF or BMP image to [height, width, channels] uint8."""
+  """Decodes an image of any common format to [h, w, channels] uint8."""
   return tf.io.decode_image(encoded, channels=channels, expand_animations=False)
 
 

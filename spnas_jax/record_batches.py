@@ -7,6 +7,7 @@ are read, because TensorFlow takes seconds to import.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -14,7 +15,13 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax import augmentation, datasets, preprocessing, tensorflow_setup
+from spnas_jax import (
+  augmentation,
+  dataset_store,
+  datasets,
+  preprocessing,
+  tensorflow_setup,
+)
 from spnas_jax.errors import UserError
 
 tf = tensorflow_setup.load_tensorflow()
@@ -22,12 +29,16 @@ tfds = tensorflow_setup.load_tfds()
 
 Batch = dict[str, np.ndarray]
 
+# Images per step where a split is read in one go.
+_READ_BATCH = 512
+
 
 def train_epoch(
   dataset_config: ConfigDict,
   split: str,
   *,
   local_batch: int,
+  steps: int,
   seed: int,
   epoch: int,
   first_step: int,
@@ -44,6 +55,7 @@ def train_epoch(
     dataset_config: the `dataset` section.
     split: 'train' or 'validation'.
     local_batch: images per step of this process.
+    steps: steps of an epoch.
     seed: seed of the run.
     epoch: number of the epoch, counted from 0.
     first_step: steps of this epoch to skip; their records are read and
@@ -80,12 +92,13 @@ def train_epoch(
     .enumerate(skipped)
     .map(read, num_parallel_calls=tf.data.AUTOTUNE)
     .batch(local_batch, drop_remainder=True)
+    .take(steps - first_step)
     .prefetch(tf.data.AUTOTUNE)
   )
   return _iterate(dataset_config, batches)
 
 
-def eval_epoch(
+def eval_pass(
   dataset_config: ConfigDict,
   split: str,
   *,
@@ -124,6 +137,40 @@ def eval_epoch(
     .prefetch(tf.data.AUTOTUNE)
   )
   return _iterate(dataset_config, batches)
+
+
+def read(
+  dataset_config: ConfigDict,
+  split: str,
+  n: int,
+  shuffle_seed: int | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The first n examples of a split as evaluation sees them.
+
+  Args:
+    dataset_config: the `dataset` section.
+    split: 'train', 'validation' or 'test'.
+    n: how many; all of them if there are fewer.
+    shuffle_seed: shuffles first if it is not None.
+
+  Returns:
+    images [n, size, size, channels] uint8, labels [n] int32.
+  """
+  batch = min(n, _READ_BATCH)
+  batches = itertools.islice(
+    eval_pass(
+      dataset_config,
+      split,
+      local_batch=batch,
+      dtype='uint8',
+      shuffle_seed=shuffle_seed,
+    ),
+    -(-n // batch),
+  )
+  images, labels = zip(
+    *((batch['image'], batch['label']) for batch in batches), strict=True
+  )
+  return np.concatenate(images)[:n], np.concatenate(labels)[:n]
 
 
 class _ImageReader:
@@ -223,11 +270,14 @@ def _records(
 
 def _iterate(dataset_config: ConfigDict, batches: Any) -> Iterator[Batch]:
   """Yields NumPy batches; a damaged file becomes the user's error."""
+  # Looked up now: when the interpreter ends, modules go before generators.
+  damage = tf.errors.OpError
   try:
     yield from batches.as_numpy_iterator()
-  except tf.errors.OpError as error:
+  except damage as error:
+    folder = dataset_store.data_dir(dataset_config)
     raise UserError(
       f'dataset.name={dataset_config.name!r}: a record under '
-      f'dataset.data_dir={datasets.data_dir(dataset_config)!r} cannot be read '
-      f'({datasets.first_line(error)}); prepare the data set again.'
+      f'dataset.data_dir={folder!r} cannot be read '
+      f'({dataset_store.first_line(error)}); prepare the data set again.'
     ) from error

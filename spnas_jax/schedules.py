@@ -1,4 +1,4 @@
-"""Everything that depends on the step: epochs become steps here, nowhere else."""
+"""What depends on the step: epochs become steps here and nowhere else."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def learning_rate_schedule(
 
 
 def ema_decay(limit: float, step: Array) -> Array:
-  """min(limit, (1 + t) / (10 + t)), TensorFlow's moving average with a count."""
+  """min(limit, (1 + t) / (10 + t)): TensorFlow's average with a count."""
   step = step.astype(jnp.float32)
   return jnp.minimum(limit, (1 + step) / (10 + step))
 

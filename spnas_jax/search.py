@@ -260,7 +260,8 @@ def _run_steps(search: Search, config: ConfigDict, workdir: Workdir):
     for key, value in metrics.items():
       history.setdefault(key, []).append(np.asarray(value))
     history.setdefault('step', []).append(np.asarray(step))
-    workdir.write(history_name, _npz(history))
+    stacked = {key: np.stack(values) for key, values in history.items()}
+    workdir.write(history_name, _npz(stacked))
 
   state = run_steps(
     'search',
@@ -279,7 +280,7 @@ def _run_steps(search: Search, config: ConfigDict, workdir: Workdir):
 
 def _npz(arrays: dict[str, Any]) -> bytes:
   buffer = io.BytesIO()
-  np.savez_compressed(buffer, **{k: np.stack(v) for k, v in arrays.items()})
+  np.savez_compressed(buffer, **arrays)
   return buffer.getvalue()
 
 
@@ -317,7 +318,7 @@ def supernet_scores(
   they are re-estimated under these first (without that, accuracy is off by up
   to 15 points).
   """
-  gates = jnp.asarray(gates)
+  forced = jnp.asarray(gates)
   stats = estimate_batch_stats(
     search.supernet,
     {'params': state.params, 'batch_stats': state.batch_stats},
@@ -325,7 +326,7 @@ def supernet_scores(
       device_batches(config, config.search, config.seed, 0),
       config.search.batch_norm_batches,
     ),
-    gates,
+    forced,
   )
   supernet = search.supernet
   eval_step = pmap_eval(
@@ -333,7 +334,11 @@ def supernet_scores(
   )
   variables = {'params': state.params, 'batch_stats': stats}
   return score_split(
-    eval_step, replicate((variables, gates)), config, split, config.search.dtype
+    eval_step,
+    replicate((variables, forced)),
+    config,
+    split,
+    config.search.dtype,
   )
 
 
@@ -355,16 +360,15 @@ def _supernet_arrays(space, params, decision, history) -> bytes:
     )
     for i in range(len(space.layers))
   }
-  buffer = io.BytesIO()
-  np.savez_compressed(
-    buffer,
-    gate_logits=np.asarray(decision.logits),
-    gate_importance=np.asarray(decision.importance),
-    gate_history_steps=history['step'],
-    gate_history_logits=history['logit'],
-    **arrays,
+  return _npz(
+    {
+      'gate_logits': np.asarray(decision.logits),
+      'gate_importance': np.asarray(decision.importance),
+      'gate_history_steps': history['step'],
+      'gate_history_logits': history['logit'],
+      **arrays,
+    }
   )
-  return buffer.getvalue()
 
 
 def _opening(search, space, table, target_ms, low, high) -> str:

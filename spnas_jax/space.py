@@ -180,7 +180,7 @@ class SearchSpace:
 
   @functools.cached_property
   def gates(self) -> tuple[Gate, ...]:
-    """Every decision of the space; a gate that can decide nothing is not one."""
+    """Every decision; a gate that could decide nothing does not exist."""
     gates = []
     for i, layer in enumerate(self.layers):
       for kind, candidates in (
@@ -230,7 +230,7 @@ class SearchSpace:
 
       def rank(kind, i=i):
         open_ = [gates[p] > 0.5 for p in self.gate_index[i, kind]]
-        return (open_ + [False]).index(False)
+        return [*open_, False].index(False)
 
       if layer.skippable and not gates[self.gate_index[i, 'keep'][0]] > 0.5:
         result.append(None)
@@ -322,7 +322,7 @@ class SearchSpace:
     return self.gates_of(tuple(choices))
 
   def sample(self, rng: np.random.Generator) -> Architecture:
-    """A network drawn uniformly, layer by layer (skip is one more candidate)."""
+    """A network drawn uniformly layer by layer, skip as one more candidate."""
     return self.architecture_of(self.sample_choices(rng))
 
   def sample_choices(

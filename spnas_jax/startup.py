@@ -1,4 +1,4 @@
-"""What happens before a stage: checks, processes, devices, compilation cache."""
+"""What happens before a stage: checks, processes, compilation cache."""
 
 from __future__ import annotations
 

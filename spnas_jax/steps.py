@@ -1,4 +1,4 @@
-"""What the training and evaluation steps share; one device's view of a batch."""
+"""What training and evaluation steps share: one device's view of a batch."""
 
 from __future__ import annotations
 

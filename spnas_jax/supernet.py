@@ -161,7 +161,9 @@ def inherit(
   result: dict[str, Any] = {}
   for collection, tree in variables.items():
     out = {'frame': tree['frame']}
-    names = [(f'first{i}', None, None) for i in range(len(space.first))]
+    names: list[tuple[str, Any, Any]] = [
+      (f'first{i}', None, None) for i in range(len(space.first))
+    ]
     names += [
       (layer_name(i), layer, choice)
       for i, (layer, choice) in enumerate(

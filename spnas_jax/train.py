@@ -49,8 +49,8 @@ def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
     if not path.exists():
       raise UserError(
         f'architecture is {value!r}, allowed: a zoo name '
-        f'({", ".join(zoo.names())}), the path of an architecture.json, a block '
-        f"string, or '' after --stage=search ({path} does not exist)"
+        f'({", ".join(zoo.names())}), the path of an architecture.json, a '
+        f"block string, or '' after --stage=search ({path} does not exist)"
       )
     arch = Architecture.from_json(path.read_text())
   for name, wanted in (

@@ -170,10 +170,14 @@ class Workdir:
         'cpus': os.cpu_count(),
       },
     }
-    results = self.results()
-    results[stage] = entry
-    self.write('results.json', json.dumps(results, indent=1) + '\n')
+    self.record(stage, entry)
     return entry
+
+  def record(self, stage: str, value: Any) -> None:
+    """Puts a stage's value into results.json, atomically."""
+    results = self.results()
+    results[stage] = value
+    self.write('results.json', json.dumps(results, indent=1) + '\n')
 
 
 def stage_inputs(config: ConfigDict, *fields: str, **extra) -> dict[str, Any]:

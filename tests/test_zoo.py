@@ -248,8 +248,13 @@ def test_published_figures_are_fractions_with_sources():
     ('mnasnet_b1', 0.5, 2_218_512),
     ('mnasnet_b1', 0.75, 3_170_208),
     ('mnasnet_b1', 1.3, 6_282_256),
-    # What timm's mobilenetv2_050 holds.
+    # Counted on timm 1.0.31: mobilenetv1_125, mobilenetv2_035 and _050,
+    # semnasnet_050 and _140.
+    ('mobilenet_v1', 1.25, 6_270_840),
+    ('mobilenet_v2', 0.35, 1_677_128),
     ('mobilenet_v2', 0.5, 1_968_680),
+    ('mnasnet_a1', 0.5, 2_082_006),
+    ('mnasnet_a1', 1.4, 6_105_992),
   ],
 )
 def test_scaled_widths_have_the_published_counts(name, multiplier, params):

@@ -1,0 +1,208 @@
+"""Stage `random_search`: what luck finds at the same latency (paper Table 1).
+
+Networks are drawn by rejection inside a band around the target and each is
+trained with the recipe and budget of `config.train`; so is the network that the
+workdir's search found, if there is one, under the same seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from spnas_jax.architecture import Architecture, num_params
+from spnas_jax.config import make_space
+from spnas_jax.convnet import ConvNet
+from spnas_jax.errors import UserError
+from spnas_jax.evaluate import convnet_eval_step, score_split
+from spnas_jax.latency import LatencyTable
+from spnas_jax.search import load_table, resolve_target, search_inputs
+from spnas_jax.space import SearchSpace
+from spnas_jax.train import train_network
+from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
+
+# Draws without a network in the band before giving up.
+MAX_DRAWS = 200_000
+
+
+def draw(
+  space: SearchSpace,
+  table: LatencyTable,
+  target_ms: float,
+  band: float,
+  count: int,
+  rng: np.random.Generator,
+) -> list[Architecture]:
+  """Different random networks within target (1 +- band), by rejection.
+
+  Raises:
+    UserError: the band holds too few networks.
+  """
+  found: dict[str, Architecture] = {}
+  for _ in range(MAX_DRAWS):
+    arch = space.sample(rng)
+    if abs(table.predict(arch) / target_ms - 1) <= band:
+      found.setdefault(arch.to_string(), arch)
+      if len(found) == count:
+        return list(found.values())
+  raise UserError(
+    f'random_search.band is {band}: only {len(found)} of {count} networks '
+    f'within {100 * band:g}% of {target_ms:.4g} ms in {MAX_DRAWS} draws; '
+    'allowed: a wider band or fewer random_search.num_networks'
+  )
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Trains the random networks, one resumable row each, and compares."""
+  c = config.random_search
+  space, table = make_space(config), load_table(config)
+  target_ms, _, _ = resolve_target(config, space, table)
+  if target_ms is None:
+    raise UserError(
+      f'search.lambda_ is {config.search.lambda_}, must be unset for '
+      '--stage=random_search, which needs a target'
+    )
+  found = _found(workdir)
+  inputs = stage_inputs(
+    config,
+    'seed',
+    'dataset',
+    'space',
+    'train',
+    'random_search',
+    'evaluate.split',
+    target_ms=target_ms,
+    table=search_inputs(config, table)['table'],
+    found='' if found is None else found.to_string(),
+  )
+  done = workdir.finished('random_search', inputs)
+  if done is not None:
+    return done
+  workdir.claim('random_search', inputs)
+  start = time.monotonic()
+  networks = draw(
+    space,
+    table,
+    target_ms,
+    c.band,
+    c.num_networks,
+    np.random.default_rng(config.seed),
+  )
+  rows = []
+  for kind, archs in (
+    ('found', [found] if found else []),
+    ('random', networks),
+  ):
+    for arch in archs:
+      for seed in c.train_seeds:
+        row = score_from_scratch(
+          config, workdir, 'random_search', arch, seed, table
+        )
+        rows.append({'kind': kind, **row})
+        print(
+          f'random_search: {kind} {len(rows)}/'
+          f'{(len(networks) + bool(found)) * len(c.train_seeds)}  '
+          f'{row["predicted_ms"]:.4g} ms  top-1 {100 * row["top1"]:.2f}%  '
+          f'{row["architecture"]}'
+        )
+  result = {'target_ms': target_ms, **summary(rows)}
+  result['cost_epochs'] = (
+    config.train.epochs * len(c.train_seeds) * len(networks)
+  )
+  result['found_cost_epochs'] = config.search.epochs if found else None
+  _print(result)
+  return workdir.finish(
+    'random_search', inputs, result, time.monotonic() - start
+  )
+
+
+def score_from_scratch(
+  config: ConfigDict,
+  workdir: Workdir,
+  stage: str,
+  arch: Architecture,
+  seed: int,
+  table: LatencyTable,
+) -> dict[str, Any]:
+  """Trains and scores one network; a row that exists is read, not redone.
+
+  Returns:
+    {'architecture', 'seed', 'predicted_ms', 'params', 'top1', 'top5'
+    (fractions), 'cross_entropy', 'seconds'}.
+  """
+  name = f'{stage}/{fingerprint({"arch": arch.to_string(), "seed": seed})}'
+  path = workdir / name / 'row.json'
+  if path.exists():
+    return json.loads(path.read_text())
+  start = time.monotonic()
+  state = train_network(config, workdir, name, arch, seed=seed)
+  scores = score_split(
+    convnet_eval_step(ConvNet(arch)),
+    {'params': state.ema_params, 'batch_stats': state.ema_batch_stats},
+    config,
+    config.evaluate.split,
+  )
+  row = {
+    'architecture': arch.to_string(),
+    'seed': seed,
+    'predicted_ms': table.predict(arch),
+    'params': num_params(arch),
+    **scores,
+    'seconds': round(time.monotonic() - start, 3),
+  }
+  workdir.write(f'{name}/row.json', json.dumps(row, indent=1))
+  return row
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+  """Mean and spread of both kinds, and their difference with its error.
+
+  Networks are the units: a network's seeds are averaged first. The standard
+  error of the difference joins the spread between random networks with, where
+  there is more than one, that between found ones.
+  """
+
+  def means(kind):
+    by_arch: dict[str, list[float]] = {}
+    for row in rows:
+      if row['kind'] == kind:
+        by_arch.setdefault(row['architecture'], []).append(row['top1'])
+    return np.array([np.mean(values) for values in by_arch.values()])
+
+  def error(values):
+    return values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+  random, found = means('random'), means('found')
+  result: dict[str, Any] = {
+    'networks': rows,
+    'mean_top1': float(random.mean()),
+    'std_top1': float(random.std(ddof=1)) if len(random) > 1 else None,
+    'found_top1': float(found.mean()) if len(found) else None,
+  }
+  if len(found):
+    result['difference'] = float(found.mean() - random.mean())
+    result['standard_error'] = float(np.hypot(error(random), error(found)))
+  return result
+
+
+def _found(workdir: Workdir) -> Architecture | None:
+  path = workdir / 'architecture.json'
+  return Architecture.from_json(path.read_text()) if path.exists() else None
+
+
+def _print(result: dict[str, Any]) -> None:
+  spread = result['std_top1']
+  line = f'random_search: random top-1 {100 * result["mean_top1"]:.2f}%' + (
+    f' ± {100 * spread:.2f}' if spread is not None else ''
+  )
+  if result['found_top1'] is not None:
+    line += (
+      f'; found {100 * result["found_top1"]:.2f}%, difference '
+      f'{100 * result["difference"]:+.2f} points, standard error '
+      f'{100 * result["standard_error"]:.2f}'
+    )
+  print(line)

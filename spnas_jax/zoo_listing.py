@@ -1,0 +1,34 @@
+"""Stage `zoo`: every known architecture with counts and Pixel 1 ms.
+
+from __future__ import annotations
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from spnas_jax import zoo
+from spnas_jax.latency import LatencyTable
+from spnas_jax.startup import ROOT
+from spnas_jax.workdir import Workdir
+
+
+def run(config: ConfigDict, workdir: Workdir) -> list[dict[str, Any]]:
+  """Prints the listing and keeps it in results.json."""
+  del config  # The listing is of facts.
+  rows = zoo.listing(LatencyTable.load(ROOT / 'latency' / 'pixel1.json'))
+  print(
+    f'{"name":24} {"parameters":>11} {"MACs at 224":>13} {"Pixel 1 ms":>11} '
+    f'{"top-1 / top-5, published":>25}'
+  )
+  for row in rows:
+    params = 'unknown' if row['params'] is None else f'{row["params"]:,}'
+    macs = 'unknown' if row['macs'] is None else f'{row["macs"]:,}'
+    ms = '-' if row['pixel1_ms'] is None else f'{row["pixel1_ms"]:.2f}'
+    scores = ' / '.join(
+      '-' if row[key] is None else f'{row[key]:.2f}' for key in ('top1', 'top5')
+    )
+    print(f'{row["name"]:24} {params:>11} {macs:>13} {ms:>11} {scores:>25}')
+    if row.get('note'):
+      print(f'  {row["note"]}')
+  workdir.record('zoo', rows)
+  return rows
