@@ -10,9 +10,9 @@ import os
 import sys
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
-from spnas_jax.errors import UserError
+from spnas_jax.errors import Diverged, UserError
 
 # TensorFlow's and XLA's start-up chatter would bury the first useful line.
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
@@ -28,6 +28,7 @@ STAGES = {
   'validate_table': 'validate_table',
   'random_search': 'random_search',
   'compile': 'compile',
+  'ablate': 'ablate',
   'zoo': 'zoo_listing',
   'report': 'report',
 }
@@ -60,11 +61,12 @@ def parse_flags(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except UserError:
     raise
-  except OSError as e:
-    raise UserError(f'--config: {e}') from e
+  except (KeyError, AttributeError) as e:  # An override of an unknown key.
+    raise UserError(f'the config has no key {e.args[0]}') from e
+  except flags.Error as e:
+    raise UserError(f'{e} (see --help)') from e
   except Exception as e:  # Whatever the config file or its parser raises.
-    text = ' '.join(str(e).split()) or type(e).__name__
-    raise UserError(f'{text} (see --help)') from e
+    raise UserError(f'--config: {type(e).__name__}: {e}') from e
 
 
 def run(argv: list[str]) -> None:
@@ -77,6 +79,12 @@ def run(argv: list[str]) -> None:
     )
   if _CONFIG.value is None:
     raise UserError('--config is missing, as in --config=configs/digits.py')
+  if not isinstance(_CONFIG.value, ConfigDict):
+    path = config_flags.get_config_filename(flags.FLAGS['config'])
+    raise UserError(
+      f'--config is {path!r}, must be a Python file whose get_config() returns '
+      'a config, as in configs/digits.py'
+    )
   if not _WORKDIR.value:
     raise UserError('--workdir is missing, as in --workdir=runs/digits')
   from spnas_jax import startup
@@ -91,9 +99,9 @@ def guarded(call, *args):
   """Wrong input ends in one line and exit code 2, a diverged run in 1."""
   try:
     return call(*args)
-  except UserError as e:
+  except (UserError, Diverged) as e:
     print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
-    sys.exit(2)
+    sys.exit(2 if isinstance(e, UserError) else 1)
 
 
 def main() -> None:

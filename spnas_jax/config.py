@@ -40,6 +40,7 @@ def default_config() -> ConfigDict:
   config.build_table = _build_table()
   config.validate_table = _validate_table()
   config.random_search = _random_search()
+  config.ablate = _ablate()
   config.compile = _compile()
   return config
 
@@ -117,7 +118,8 @@ def _recipe() -> ConfigDict:
 
 def _search() -> ConfigDict:
   c = _recipe()
-  # 'gradient': thresholds are trained with the weights.
+  # 'gradient': thresholds are trained with the weights. 'evolution': networks
+  # are bred by their scores inside a trained supernet.
   c.method = 'gradient'
   # Formulation of the gates: 'sampled', 'official' or 'paper' (gates.py).
   c.gates = 'sampled'
@@ -159,6 +161,20 @@ def _search() -> ConfigDict:
   # Training batches from which batch-norm statistics are re-estimated after
   # decoding.
   c.batch_norm_batches = 20
+  # method 'evolution': workdir of a finished search whose supernet is used
+  # ('' = train one here, all epochs in warm-up); networks per generation;
+  # generations; probability that a layer is drawn anew; images of a score;
+  # limits at which the Pareto front is searched besides the target.
+  c.evolution = ConfigDict(
+    {
+      'supernet': '',
+      'population': 16,
+      'generations': 8,
+      'mutation': 0.15,
+      'images': 1000,
+      'front_points': 4,
+    }
+  )
   return c
 
 
@@ -242,6 +258,20 @@ def _random_search() -> ConfigDict:
   c.band = 0.02
   # Seeds with which each network (the found one too) is trained.
   c.train_seeds = (0,)
+  return c
+
+
+def _ablate() -> ConfigDict:
+  c = ConfigDict()
+  # What to do: 'kernels' (paper Table 2), 'gates' (gradient against the true
+  # change of the loss), 'ranking' (Kendall's tau).
+  c.parts = ('kernels', 'gates', 'ranking')
+  # gates: random settings of the other gates, and images for each.
+  c.contexts = 8
+  c.images = 240
+  # ranking: random networks, and images that the supernet scores them on.
+  c.num_networks = 20
+  c.ranking_images = 1000
   return c
 
 
@@ -375,6 +405,15 @@ _RANGES: dict[str, tuple[float, float]] = {
   'search.controller.limit': (0, math.inf),
   'search.slack': (0, 1),
   'search.batch_norm_batches': (1, math.inf),
+  'search.evolution.population': (2, math.inf),
+  'search.evolution.generations': (0, math.inf),
+  'search.evolution.mutation': (0, 1),
+  'search.evolution.images': (1, math.inf),
+  'search.evolution.front_points': (0, math.inf),
+  'ablate.contexts': (1, math.inf),
+  'ablate.images': (1, math.inf),
+  'ablate.num_networks': (2, math.inf),
+  'ablate.ranking_images': (1, math.inf),
   'evaluate.batch_size': (1, math.inf),
   'export.calibration_images': (1, math.inf),
   'export.check_images': (1, math.inf),
@@ -444,6 +483,11 @@ def check(config: ConfigDict) -> None:
     if value not in allowed_names:
       names = ', '.join(repr(name) for name in allowed_names)
       raise UserError(f'{field} is {value!r}, allowed: {names}')
+  for part in config.ablate.parts:
+    if part not in ('kernels', 'gates', 'ranking'):
+      raise UserError(
+        f"ablate.parts has {part!r}, allowed: 'kernels', 'gates', 'ranking'"
+      )
   start, end = config.search.temperature_fall
   if not 0 <= start <= end <= 1:
     raise UserError(

@@ -1,4 +1,4 @@
-"""The one exception that means "the user's input is wrong"."""
+"""The exceptions that end a run in one line instead of a traceback."""
 
 
 class UserError(Exception):
@@ -7,3 +7,7 @@ class UserError(Exception):
   The message is one line that names the field, the value and what is allowed.
   `main.py` prints it and exits with code 2.
   """
+
+
+class Diverged(Exception):
+  """A loss or weight became NaN or infinite; `main.py` exits with code 1."""

@@ -186,7 +186,12 @@ class _ImageReader:
     )
 
   def augmented(self, encoded: Any, seed: Any) -> Any:
-    """Random training view, [size, size, channels] uint8; seed [2] int64."""
+    """Random training view, [size, size, channels] float32, 0..255.
+
+    Args:
+      encoded: [] string.
+      seed: [2] int64.
+    """
     crop_seed, flip_seed = tf.unstack(
       tf.random.experimental.stateless_split(seed, 2)
     )
@@ -215,15 +220,15 @@ class _ImageReader:
   def plain(self, encoded: Any) -> Any:
     """View for evaluation, [size, size, channels] uint8."""
     if self._config.augment == 'inception':
-      return self._resize(
-        preprocessing.decode_window(
-          encoded,
-          self._is_jpeg,
-          self._channels,
-          preprocessing.centre_crop_window,
-        )
+      image = preprocessing.decode_window(
+        encoded,
+        self._is_jpeg,
+        self._channels,
+        preprocessing.centre_crop_window,
       )
-    return self._resize(preprocessing.decode(encoded, self._channels))
+    else:
+      image = preprocessing.decode(encoded, self._channels)
+    return preprocessing.to_pixels(self._resize(image))
 
   def normalized(self, image: Any, dtype: str) -> Any:
     """Pixels as network input, or as they are for dtype 'uint8'."""

@@ -19,6 +19,7 @@ from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.controller import Controller, ControllerState
 from spnas_jax.errors import UserError
 from spnas_jax.evaluate import score_split
+from spnas_jax.evolution import Evolution
 from spnas_jax.gates import FORMULATIONS, decide
 from spnas_jax.latency import LatencyTable
 from spnas_jax.loop import run_steps, take
@@ -29,6 +30,7 @@ from spnas_jax.schedules import Phases, learning_rate_schedule
 from spnas_jax.search_step import Search, make_search_step
 from spnas_jax.space import Choice, SearchSpace
 from spnas_jax.steps import make_eval_step
+from spnas_jax.subnets import Subnets
 from spnas_jax.supernet import SuperNet, inherit, layer_name
 from spnas_jax.train import check_batch, device_batches, init_variables
 from spnas_jax.train_state import TrainState
@@ -70,6 +72,11 @@ def resolve_target(
   low, high = table.limits(space)
   c = config.search
   if c.lambda_ is not None:
+    if c.method == 'evolution':
+      raise UserError(
+        f'search.lambda_ is {c.lambda_}, must be unset for search.method '
+        "'evolution', which needs a target"
+      )
     if c.target_ms is not None:
       raise UserError(
         f'search.lambda_ is {c.lambda_} and search.target_ms is {c.target_ms}, '
@@ -101,7 +108,10 @@ def make_search(
   total = max(1, round(c.epochs * per_epoch))
   constant = not formulation.sampled
   phases = Phases(
-    warm_up=min(round(c.warmup_epochs * per_epoch), total),
+    # An evolution needs weights that serve every network, not decisions.
+    warm_up=total
+    if c.method == 'evolution' and not c.evolution.supernet
+    else min(round(c.warmup_epochs * per_epoch), total),
     total=total,
     # The reference's surrogate has no temperature.
     temperature_start=1.0 if constant else c.temperature_start,
@@ -161,7 +171,8 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   start = time.monotonic()
   search = make_search(config, space, table, target_ms)
   print(_opening(search, space, table, target_ms, low, high))
-  state, history = _run_steps(search, config, workdir)
+  evolving = config.search.method == 'evolution'
+  state, history = _trained_supernet(search, config, workdir)
   final_step = jnp.asarray(search.phases.total)
   decision = jax.device_get(
     jax.jit(
@@ -177,8 +188,11 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   logits = np.asarray(decision.logits)
   raw = space.choices_of((logits >= 0).astype(np.float32))
   found = raw
+  evolution = None
   if target_ms is not None:
     found = project(space, table, logits, target_ms, config.search.slack)
+  if evolving:
+    found, evolution = _evolve(search, config, state, table, target_ms, found)
   arch = space.architecture_of(found)
   predicted = table.predict(arch)
   expected = float(search.runtime_ms(jnp.asarray(decision.undropped)))
@@ -219,6 +233,8 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     'final_lambda': float(history['lambda'][-1]),
     'params_sha256': params_sha256(state.params),
   }
+  if evolution is not None:
+    result['evolution'] = evolution
   workdir.write(
     'search/supernet.npz',
     _supernet_arrays(space, state.params, decision, history),
@@ -227,6 +243,65 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   workdir.write('architecture.json', arch.to_json())
   _report(result, space, found)
   return workdir.finish('search', inputs, result, time.monotonic() - start)
+
+
+def _trained_supernet(search: Search, config: ConfigDict, workdir: Workdir):
+  """(state, history): trained here, or another finished search's."""
+  other = config.search.evolution.supernet
+  if config.search.method != 'evolution' or not other:
+    return _run_steps(search, config, workdir)
+  source = Workdir(other)
+  state = load_supernet(config, source)
+  history = _load_history(source, 'search/history.npz')
+  return state, _last_of_each_step(history)
+
+
+def _evolve(search, config, state, table, target_ms, own):
+  """Breeds networks for the target, then for the rest of the front.
+
+  Returns:
+    (choices of the best network at the target, what to report).
+  """
+  c = config.search.evolution
+  space = search.supernet.space
+  start = time.monotonic()
+  subnets = Subnets(
+    config,
+    search.supernet,
+    {'params': state.params, 'batch_stats': state.batch_stats},
+    c.images,
+  )
+  evolution = Evolution(
+    space,
+    table,
+    subnets.score,
+    np.random.default_rng(config.seed),
+    c.mutation,
+  )
+  slack = config.search.slack
+  best = evolution.run(target_ms, slack, c.population, c.generations, (own,))
+  low, high = table.limits(space)
+  for share in np.linspace(0.15, 0.95, c.front_points):
+    limit = low + share * (high - low)
+    evolution.run(limit, slack, c.population, max(1, c.generations // 4))
+
+  def row(scored):
+    return {
+      'architecture': space.architecture_of(scored.choices).to_string(),
+      'predicted_ms': scored.ms,
+      'supernet_top1': scored.top1,
+      'supernet_cross_entropy': scored.cross_entropy,
+    }
+
+  return best.choices, {
+    'best': row(best),
+    'gates_own': row(evolution.score(own)),
+    'front': [row(s) for s in evolution.front()],
+    'networks': [row(s) for s in evolution.scored],
+    'evaluations': len(evolution.scored),
+    'scored_on': f'{subnets.num_images} {subnets.split} images',
+    'seconds': round(time.monotonic() - start, 3),
+  }
 
 
 def search_inputs(config: ConfigDict, table: LatencyTable) -> dict[str, Any]:

@@ -7,7 +7,6 @@ weights: neither convolutions nor activations take longer for other values.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import flax.linen as nn
@@ -108,7 +107,7 @@ def random_variables(
     jax.ShapeDtypeStruct(input_shape, np.float32),
   )
 
-  def draw(path: Iterable[Any], leaf: Any) -> np.ndarray:
+  def draw(path: tuple[Any, ...], leaf: Any) -> np.ndarray:
     name = jax.tree_util.keystr(path, simple=True, separator='/')
     if name.endswith(('scale', 'var')):
       return np.ones(leaf.shape, np.float32)

@@ -25,7 +25,7 @@ PRECISIONS = ('float32', 'float16', 'int8')
 
 def convert(
   function: Callable[[Any], Any],
-  input_shape: tuple[int | None, ...],
+  input_shape: tuple[int, ...],
   *,
   precision: str = 'float32',
   calibration: Iterable[np.ndarray] | None = None,
@@ -34,12 +34,12 @@ def convert(
 
   Args:
     function: float32 `input_shape` -> float32 array; its weights are constants.
-    input_shape: shape of the input; None in front = any batch size.
+    input_shape: shape of the input.
     precision: 'float32'; 'float16', weights stored in half precision, inputs
       and outputs float32; 'int8', weights (per channel) and activations in 8
       bits, input uint8, output int8.
-    calibration: 'int8' only: inputs of `input_shape` (batch 1 where that is
-      None) from which the ranges of activations are taken.
+    calibration: 'int8' only: inputs of `input_shape` from which the ranges of
+      activations are taken.
 
   Returns:
     The model's bytes. Its signature has the input 'image' and the output
@@ -64,7 +64,6 @@ def convert(
       lambda image: {'logits': function(image)},
       with_gradient=False,
       native_serialization_platforms=('cpu',),
-      polymorphic_shapes=['(b, ...)'] if input_shape[0] is None else None,
     )
     module = tf.Module()
     module.serve = tf.function(
@@ -95,6 +94,43 @@ def operations(model: bytes) -> list[str]:
 
   Operations that are not built in are spelled 'CUSTOM:name'.
   """
+  root, codes = _unpack(model)
+  return [codes[o.opcodeIndex] for o in root.subgraphs[0].operators]
+
+
+def with_any_batch(model: bytes) -> bytes:
+  """The same operations for any batch size; the default stays what it was.
+
+  The runtime sizes every map anew when the input is resized. What has to be
+  changed are declared shapes, and RESHAPE's constants. (Converting a function
+  of unknown batch size instead leaves batch norm and activations unfused.)
+  """
+  import flatbuffers
+
+  root, codes = _unpack(model)
+  graph = root.subgraphs[0]
+  batched = set(graph.inputs)
+  for operator in graph.operators:
+    if batched.isdisjoint(operator.inputs):
+      continue  # Unpacks a constant, such as a float16 weight.
+    batched.update(operator.outputs)
+    if codes[operator.opcodeIndex] == 'RESHAPE':
+      constant = root.buffers[graph.tensors[operator.inputs[1]].buffer]
+      shape = np.frombuffer(bytes(constant.data), np.int32).copy()
+      shape[0] = -1
+      constant.data = np.frombuffer(shape.tobytes(), np.uint8)
+      # An older, second place for the same shape.
+      operator.builtinOptions, operator.builtinOptionsType = None, 0
+  for index in batched:
+    tensor = graph.tensors[index]
+    tensor.shapeSignature = np.array([-1, *tensor.shape[1:]], np.int32)
+  builder = flatbuffers.Builder(len(model))
+  builder.Finish(root.Pack(builder), b'TFL3')
+  return bytes(builder.Output())
+
+
+def _unpack(model: bytes) -> tuple[Any, list[str]]:
+  """The model as objects, and the names of its operation codes."""
   from ai_edge_litert import schema_py_generated as schema
 
   names = {
@@ -103,16 +139,14 @@ def operations(model: bytes) -> list[str]:
     if not name.startswith('_')
   }
   root = schema.ModelT.InitFromObj(schema.Model.GetRootAs(model, 0))
-  result = []
-  for operator in root.subgraphs[0].operators:
-    code = root.operatorCodes[operator.opcodeIndex]
+  codes = []
+  for code in root.operatorCodes:
     # Codes below 128 may be in the older, narrower field only.
-    number = max(code.builtinCode, code.deprecatedBuiltinCode)
-    name = names[number]
+    name = names[max(code.builtinCode, code.deprecatedBuiltinCode)]
     if name == 'CUSTOM':
       name += f':{code.customCode.decode()}'
-    result.append(name)
-  return result
+    codes.append(name)
+  return root, codes
 
 
 def interpreter(model: bytes, threads: int = 1) -> Any:
@@ -125,12 +159,37 @@ def interpreter(model: bytes, threads: int = 1) -> Any:
     return made
 
 
+def interface(model: bytes) -> dict[str, dict[str, Any]]:
+  """{'input', 'output'}: name, shape (-1 = any), dtype, scale, zero point.
+
+  Scale and zero point are None for real numbers.
+  """
+  runner = interpreter(model)
+  ((_, names),) = runner.get_signature_list().items()
+  described = {}
+  for side, details in (
+    ('input', runner.get_input_details()[0]),
+    ('output', runner.get_output_details()[0]),
+  ):
+    scale, zero = details['quantization']
+    described[side] = {
+      'name': names[f'{side}s'][0],
+      'tensor': details['name'],
+      'shape': [int(n) for n in details['shape_signature']],
+      'dtype': np.dtype(details['dtype']).name,
+      'scale': float(scale) if scale else None,
+      'zero_point': int(zero) if scale else None,
+    }
+  return described
+
+
 def run(model: bytes, images: np.ndarray) -> np.ndarray:
   """Outputs of a model on this machine.
 
   Args:
     model: one input [1 or any, H, W, C], one output [same, N].
-    images: [B, H, W, C] in the input's dtype.
+    images: [B, H, W, C]; real numbers are translated where the input takes
+      integers.
 
   Returns:
     [B, N] float32; integer outputs are translated back to real numbers.
@@ -138,6 +197,10 @@ def run(model: bytes, images: np.ndarray) -> np.ndarray:
   runner = interpreter(model)
   (source,) = runner.get_input_details()
   (target,) = runner.get_output_details()
+  scale, zero = source['quantization']
+  if scale and np.issubdtype(images.dtype, np.floating):
+    limits = np.iinfo(source['dtype'])
+    images = np.rint(images / scale + zero).clip(limits.min, limits.max)
   batch = int(source['shape'][0])
   outputs = []
   for start in range(0, len(images), batch):

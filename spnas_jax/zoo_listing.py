@@ -1,4 +1,4 @@
-"""Stage `zoo`: every known architecture with counts and Pixel 1 ms.
+"""Stage `zoo`: every known architecture with counts and Pixel 1 ms."""
 
 from __future__ import annotations
 

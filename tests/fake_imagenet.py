@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Iterator
 from typing import Any
@@ -16,9 +17,7 @@ tfds = tensorflow_setup.load_tfds()
 NUM_CLASSES = 1000
 
 
-class Imagenet2012(
-  tfds.core.GeneratorBasedBuilder, skip_registration=True
-):
+class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """The name and the features of tfds' imagenet2012."""
 
   VERSION = tfds.core.Version('5.1.0')
@@ -69,9 +68,10 @@ class Imagenet2012(
 
 def write(data_dir: Any, splits: dict[str, list[bytes]]) -> None:
   """Writes splits of JPEGs to `data_dir`/imagenet2012/5.1.0."""
-  Imagenet2012(data_dir=str(data_dir), splits=splits).download_and_prepare(
-    download_dir=f'{data_dir}/downloads'
-  )
+  builder = Imagenet2012(data_dir=str(data_dir), splits=splits)
+  # tfds prints its progress.
+  with contextlib.redirect_stdout(io.StringIO()):
+    builder.download_and_prepare(download_dir=f'{data_dir}/downloads')
 
 
 def random_jpeg(

@@ -267,7 +267,7 @@ def test_any_misshapen_tensor_is_named_with_both_shapes(names, structure):
 def test_left_over_tensors_are_named(names, structure):
   arch = Architecture.from_string(structure)
   extra = {'auxiliary.weight': np.zeros(3, np.float32)}
-  with pytest.raises(UserError, match='left over.*auxiliary.weight'):
+  with pytest.raises(UserError, match=r'left over.*auxiliary.weight'):
     from_torch(arch, {**names(arch), **extra})
 
 
@@ -302,5 +302,5 @@ def test_what_is_no_array_is_refused_by_name():
 
 def test_names_of_an_unknown_library_are_refused():
   arch = Architecture.from_string(PLAIN)
-  with pytest.raises(UserError, match='no stem found.*timm.*torchvision'):
+  with pytest.raises(UserError, match=r'no stem found.*timm.*torchvision'):
     from_torch(arch, {'first_conv.conv.weight': np.zeros((8, 3, 3, 3))})

@@ -1,0 +1,120 @@
+"""This machine as a device: the LiteRT interpreter in this process."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from spnas_jax import tflite
+from spnas_jax.devices import Device, Take
+
+# Runs of a sample go on for at least so long: a model of some microseconds is
+# run often enough that one hiccup of the machine does not decide.
+_LEAST_NANOSECONDS = 2_000_000
+
+
+class HostDevice(Device):
+  """LiteRT with XNNPACK on this machine's processor.
+
+  A sample is the fastest run of a round, taken in an interpreter of its own. Of
+  the statistics tried on a shared two-core machine it repeated best, busy or
+  idle, and a new interpreter lies elsewhere in memory, which alone makes a
+  small model some percent faster or slower.
+  """
+
+  statistic = 'median over rounds of the fastest run of a round'
+
+  def __init__(self, threads: int = 1):
+    """Args:
+    threads: of the interpreter.
+    """
+    self.threads = threads
+
+  def describe(self) -> dict[str, dict[str, Any]]:
+    return {
+      'device': {'kind': 'host', **_processor(), 'cores': os.cpu_count()},
+      'software': {
+        'runtime': 'LiteRT, XNNPACK',
+        'ai-edge-litert': importlib.metadata.version('ai-edge-litert'),
+        'os': f'{platform.system()} {platform.release()}',
+        'python': platform.python_version(),
+      },
+    }
+
+  def conditions(self) -> dict[str, Any]:
+    if not hasattr(os, 'getloadavg'):
+      return {}
+    return {'load_1_min': round(os.getloadavg()[0], 2)}
+
+  @contextlib.contextmanager
+  def session(
+    self, models: dict[str, bytes], warmup_runs: int, runs_per_round: int
+  ) -> Iterator[Take]:
+    interpreters: dict[str, Any] = {}
+    rng = np.random.default_rng(0)
+
+    def take(name: str) -> float:
+      # The old interpreter still lives: the new one gets other memory.
+      runner = tflite.interpreter(models[name], self.threads)
+      interpreters[name] = runner
+      (source,) = runner.get_input_details()
+      image = rng.uniform(0, 1, source['shape']).astype(source['dtype'])
+      runner.set_tensor(source['index'], image)
+      for _ in range(warmup_runs):
+        runner.invoke()
+      return _fastest_run(runner, runs_per_round)
+
+    with _pinned(self.threads):
+      yield take
+
+
+def _fastest_run(runner: Any, runs: int) -> float:
+  """Fastest of at least `runs` runs, ms."""
+  invoke, clock = runner.invoke, time.perf_counter_ns
+  fastest = float('inf')
+  spent = done = 0
+  while done < runs or spent < _LEAST_NANOSECONDS:
+    begin = clock()
+    invoke()
+    took = clock() - begin
+    spent += took
+    done += 1
+    fastest = min(fastest, took)
+  return fastest / 1e6
+
+
+@contextlib.contextmanager
+def _pinned(count: int) -> Iterator[None]:
+  """Keeps this thread, and those it starts, on so many cores where possible."""
+  if not hasattr(os, 'sched_setaffinity'):
+    yield
+    return
+  allowed = os.sched_getaffinity(0)
+  os.sched_setaffinity(0, sorted(allowed)[-count:])
+  try:
+    yield
+  finally:
+    os.sched_setaffinity(0, allowed)
+
+
+def _processor() -> dict[str, Any]:
+  """The processor's name and, on Linux, the numbers that tell models apart."""
+  facts = {'machine': platform.machine(), 'name': platform.processor()}
+  with contextlib.suppress(OSError), open('/proc/cpuinfo') as file:
+    for line in file:
+      field, _, value = (part.strip() for part in line.partition(':'))
+      if field == 'model name':
+        facts['name'] = value
+      elif field in ('cpu family', 'model'):
+        facts[field.replace(' ', '_')] = value
+      elif not line.strip():
+        break  # The other cores are the same.
+  facts['name'] = facts['name'] or facts['machine']
+  return facts

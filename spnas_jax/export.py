@@ -1,0 +1,252 @@
+"""Stage `export`: the trained network as TFLite files for a phone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from spnas_jax import augmentation, input_pipeline, tflite
+from spnas_jax.architecture import Architecture
+from spnas_jax.config import dataset_facts
+from spnas_jax.convnet import ConvNet
+from spnas_jax.workdir import Workdir, fingerprint, stage_inputs, versions
+
+SIDECAR_SCHEMA = 1
+# precision -> (file, ending of result keys; the float32 file needs none).
+FILES = {
+  'float32': ('model.tflite', ''),
+  'float16': ('model_fp16.tflite', '_fp16'),
+  'int8': ('model_int8.tflite', '_int8'),
+}
+# Images per step of the JAX network that the files are compared with.
+_CHECK_BATCH = 32
+
+
+def to_tflite(
+  arch: Architecture,
+  variables: dict[str, Any],
+  image_size: int,
+  *,
+  precision: str = 'float32',
+  scale_and_offset: tuple[np.ndarray, np.ndarray] | None = None,
+  calibration: Iterable[np.ndarray] | None = None,
+  batch_size: int = 1,
+) -> bytes:
+  """A network as a TFLite model of builtin operations.
+
+  By default the bare float32 network: input [1, H, W, C], already normalised,
+  output logits [1, num_classes]. Batch norm is folded, activations are fused.
+
+  Args:
+    arch: the network.
+    variables: {'params', 'batch_stats'} of `ConvNet(arch)`.
+    image_size: side of the input, px.
+    precision: 'float32', 'float16' or 'int8', see `tflite.convert`.
+    scale_and_offset: [C] each; puts `pixels * scale + offset` in front, two
+      more operations, so that the input are pixels 0..255.
+    calibration: 'int8' only: inputs [H, W, C] as the model gets them.
+    batch_size: images of one inference; 0 = any number.
+
+  Returns:
+    The model's bytes.
+  """
+  network = ConvNet(arch, implementation='primitive')
+  # Arrays of an accelerator cannot become constants of a CPU's program.
+  variables = jax.device_get(variables)
+
+  def logits(images):
+    if scale_and_offset is not None:
+      scale, offset = scale_and_offset
+      images = images * scale[None, None, None] + offset[None, None, None]
+    return network.apply(variables, images)
+
+  batch = batch_size or 1
+  if calibration is not None:
+    calibration = (
+      np.broadcast_to(image, (batch, *image.shape)) for image in calibration
+    )
+  model = tflite.convert(
+    logits,
+    (batch, image_size, image_size, arch.input_channels),
+    precision=precision,
+    calibration=calibration,
+  )
+  return model if batch_size else tflite.with_any_batch(model)
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Stage `export`: writes three models and `model.json`, which describes them.
+
+  Raises:
+    UserError: nothing was trained in the workdir.
+  """
+  from spnas_jax.train import load_trained, trained_hash
+
+  inputs = stage_inputs(
+    config, 'seed', 'dataset', 'export', trained=trained_hash(workdir)
+  )
+  done = workdir.finished('export', inputs)
+  if done is not None:
+    return done
+  start = time.monotonic()
+  arch, variables = load_trained(config, workdir)
+  models = make_models(config, arch, variables)
+  result = compare(config, arch, variables, models)
+  for precision, (name, ending) in FILES.items():
+    result[f'bytes{ending}'] = len(models[precision])
+    workdir.write(name, models[precision])
+  sidecar = describe_models(config, arch, models)
+  sidecar['provenance']['inputs_hash'] = fingerprint(inputs)
+  workdir.write('model.json', json.dumps(sidecar, indent=1) + '\n')
+  print(
+    f'export: {workdir / "model.tflite"}, {result["bytes"] / 1e6:.2f} MB '
+    f'(float16 {result["bytes_fp16"] / 1e6:.2f}, int8 '
+    f'{result["bytes_int8"] / 1e6:.2f}); logits within '
+    f'{result["max_abs_diff"]:.1e} of JAX over {result["num_images"]} images, '
+    f'int8 agrees on {100 * result["agreement_int8"]:.1f}%'
+  )
+  return workdir.finish('export', inputs, result, time.monotonic() - start)
+
+
+def make_models(
+  config: ConfigDict, arch: Architecture, variables: dict[str, Any]
+) -> dict[str, bytes]:
+  """Precision -> model, as `config.export` asks for them."""
+  models = {}
+  for precision in FILES:
+    calibration = None
+    if precision == 'int8':
+      calibration = _calibration_inputs(config)
+    models[precision] = to_tflite(
+      arch,
+      variables,
+      config.dataset.image_size,
+      precision=precision,
+      scale_and_offset=_inside(config, arch),
+      calibration=calibration,
+      batch_size=config.export.batch_size,
+    )
+  return models
+
+
+def compare(
+  config: ConfigDict,
+  arch: Architecture,
+  variables: dict[str, Any],
+  models: dict[str, bytes],
+) -> dict[str, Any]:
+  """How far the models are from the network in JAX, over test images.
+
+  Returns:
+    'max_abs_diff': largest difference of a float32 logit; 'max_rel_diff': the
+    same over the range of all logits; 'agreement_*': fraction of images with
+    the float32 model's most likely class; 'top1*': fraction labelled right;
+    'num_images'.
+  """
+  pixels, labels = input_pipeline.test_images(
+    config.dataset, config.export.check_images
+  )
+  normalised = augmentation.normalize(pixels, config.dataset)
+  reference = _jax_logits(arch, variables, normalised)
+  images = pixels if config.export.normalise_inside else normalised
+  logits = {p: tflite.run(model, images) for p, model in models.items()}
+  difference = float(np.abs(logits['float32'] - reference).max())
+  result: dict[str, Any] = {
+    'max_abs_diff': difference,
+    'max_rel_diff': difference / max(float(np.ptp(reference)), 1e-30),
+    'num_images': len(pixels),
+  }
+  classes = {p: values.argmax(-1) for p, values in logits.items()}
+  for precision, (_, ending) in FILES.items():
+    found = classes[precision]
+    result[f'top1{ending}'] = float((found == labels).mean())
+    if ending:
+      same = found == classes['float32']
+      result[f'agreement{ending}'] = float(same.mean())
+  return result
+
+
+def describe_models(
+  config: ConfigDict, arch: Architecture, models: dict[str, bytes]
+) -> dict[str, Any]:
+  """What an app needs to know about the files: the contents of model.json."""
+  inside = config.export.normalise_inside
+  size = config.dataset.image_size
+  return {
+    'schema': SIDECAR_SCHEMA,
+    'task': 'image classification',
+    'normalisation': {
+      'inside': inside,
+      'mean': list(config.dataset.mean),
+      'std': list(config.dataset.std),
+      'input': 'pixels 0..255, channels last'
+      if inside
+      else '(pixel / 255 - mean) / std, channels last',
+      'resize': f'{size} x {size} px, {config.dataset.interpolation}',
+    },
+    'integers': 'value = (integer - zero_point) * scale',
+    'labels': list(dataset_facts(config).label_names),
+    'files': {
+      FILES[precision][0]: {
+        'precision': precision,
+        'bytes': len(model),
+        'sha256': hashlib.sha256(model).hexdigest(),
+        'operations': dict(Counter(tflite.operations(model))),
+        **tflite.interface(model),
+      }
+      for precision, model in models.items()
+    },
+    'architecture': arch.to_string(),
+    'provenance': {
+      **arch.provenance,
+      'dataset': config.dataset.name,
+      'calibration_images': config.export.calibration_images,
+      'versions': versions(),
+    },
+  }
+
+
+def _inside(
+  config: ConfigDict, arch: Architecture
+) -> tuple[np.ndarray, np.ndarray] | None:
+  """The normalisation that goes into the models, None = the app's business."""
+  if not config.export.normalise_inside:
+    return None
+  return augmentation.scale_and_offset(config.dataset, arch.input_channels)
+
+
+def _calibration_inputs(config: ConfigDict) -> np.ndarray:
+  """[n, H, W, C] float32, as the models get them."""
+  pixels = input_pipeline.calibration_images(
+    config.dataset, config.export.calibration_images, config.seed
+  ).copy()
+  # Both ends of the pixel range are seen, so that integer inputs are pixels.
+  pixels[0, 0, 0], pixels[0, -1, -1] = 0, 255
+  if config.export.normalise_inside:
+    return pixels.astype(np.float32)
+  return augmentation.normalize(pixels, config.dataset)
+
+
+def _jax_logits(
+  arch: Architecture, variables: dict[str, Any], images: np.ndarray
+) -> np.ndarray:
+  """Logits [B, num_classes] float32 of the network as it was trained."""
+  network = ConvNet(arch)
+  step = jax.jit(lambda x: network.apply(variables, x))
+  padded = -len(images) % _CHECK_BATCH
+  whole = np.pad(images, [(0, padded)] + [(0, 0)] * 3)
+  # A TPU rounds products to bfloat16 by default.
+  with jax.default_matmul_precision('highest'):
+    parts = [
+      jax.device_get(step(whole[i : i + _CHECK_BATCH]))
+      for i in range(0, len(whole), _CHECK_BATCH)
+    ]
+  return np.concatenate(parts)[: len(images)]

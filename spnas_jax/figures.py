@@ -1,0 +1,374 @@
+"""Pictures of a run: curves, gates, scatter plots (paper Figs 4, 7, 8).
+
+Pure functions, data in, `matplotlib.figure.Figure` out. `network_figures.py`
+draws what belongs to one network.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from spnas_jax.history import Curve
+from spnas_jax.plot_style import (
+  LIGHT,
+  SMALL,
+  TEXT,
+  WIDTH,
+  Palette,
+  new_figure,
+  number,
+  stacked,
+  style,
+  style_bar,
+  title,
+)
+
+
+class Point(NamedTuple):
+  """A network in `accuracy_latency`.
+
+  Attributes:
+    ms: latency.
+    top1: accuracy, a fraction; the mean where it was trained more than once.
+    name: written beside it; empty = nothing.
+  """
+
+  ms: float
+  top1: float
+  name: str = ''
+
+
+class GateRow(NamedTuple):
+  """Which gate a row of `gate_history` is: its layer and what it admits."""
+
+  layer: int
+  group: str
+
+
+# --- curves -------------------------------------------------------------------
+
+
+def learning(
+  curves: dict[str, Curve],
+  warmup_steps: int | None = None,
+  colours: Palette = LIGHT,
+) -> Figure:
+  """Cross-entropy and accuracy on training batches over the steps (Fig. 4).
+
+  Args:
+    curves: 'cross_entropy' and 'accuracy'; one may be absent.
+    warmup_steps: where the warm-up ends; None = there is none.
+    colours: theme.
+  """
+  panels = [
+    (key, heading, factor)
+    for key, heading, factor in (
+      ('cross_entropy', 'Cross-entropy, training batches', 1),
+      ('accuracy', 'Accuracy, training batches (%)', 100),
+    )
+    if key in curves
+  ]
+  figure, axes = stacked(len(panels), colours)
+  for i, (ax, panel) in enumerate(zip(axes, panels, strict=True)):
+    key, heading, factor = panel
+    curve = curves[key]
+    title(ax, heading, colours)
+    _shade_warmup(ax, warmup_steps, curve, colours, label=not i)
+    values = curve.values * factor
+    smooth = _smooth(values)
+    ax.plot(curve.steps, values, color=colours.blue, lw=0.8, alpha=0.35)
+    ax.plot(curve.steps, smooth, color=colours.blue, lw=2)
+    ax.margins(x=0.02)
+  axes[-1].set_xlabel('step', color=colours.muted)
+  return figure
+
+
+def runtime(
+  curves: dict[str, Curve],
+  target_ms: float | None = None,
+  warmup_steps: int | None = None,
+  colours: Palette = LIGHT,
+) -> Figure:
+  """Expected runtime and lambda over the steps of a search (Fig. 4 right).
+
+  Args:
+    curves: 'runtime_ms' (what the loss saw, with subset dropout),
+      'undropped_ms' (without), 'target_ms' (the controller's ramp), 'lambda';
+      all but the first may be absent.
+    target_ms: where the search was to end; None = a fixed lambda.
+    warmup_steps: where the warm-up ends.
+    colours: theme.
+  """
+  figure, axes = stacked(2 if 'lambda' in curves else 1, colours)
+  ax, seen = axes[0], curves['runtime_ms']
+  title(ax, 'Expected runtime of the supernet (ms)', colours)
+  _shade_warmup(ax, warmup_steps, seen, colours, label=True)
+  main = curves.get('undropped_ms')
+  if main is not None:
+    ax.plot(seen.steps, seen.values, color=colours.blue, lw=0.8, alpha=0.45)
+  main = seen if main is None else main
+  ax.plot(main.steps, main.values, color=colours.blue, lw=2)
+  ramp = curves.get('target_ms')
+  if ramp is not None:
+    ahead = ramp.steps >= (warmup_steps or 0)
+    ax.plot(
+      ramp.steps[ahead],
+      ramp.values[ahead],
+      color=colours.orange,
+      lw=1.2,
+      ls=':',
+    )
+  if target_ms is not None:
+    ax.axhline(target_ms, color=colours.orange, lw=1.4, ls='--')
+    _place_target_label(ax, target_ms, seen, colours)
+  if len(axes) > 1:
+    below, weight = axes[1], curves['lambda']
+    title(below, 'λ, weight of ln R in the loss', colours)
+    _shade_warmup(below, warmup_steps, weight, colours, label=False)
+    below.axhline(0, color=colours.muted, lw=0.8)
+    below.plot(weight.steps, weight.values, color=colours.ink, lw=1.6)
+  for ax in axes:
+    ax.margins(x=0.02)
+  axes[-1].set_xlabel('step', color=colours.muted)
+  return figure
+
+
+def _place_target_label(ax, target_ms, seen, colours):
+  """Above the dashed line's left end; below it where the curve is above."""
+  early = seen.values[: max(1, len(seen.values) // 3)]
+  below = np.median(early) >= target_ms
+  ax.annotate(
+    f'target {number(target_ms)}',
+    (0.015, target_ms),
+    xycoords=('axes fraction', 'data'),
+    xytext=(0, -4 if below else 4),
+    textcoords='offset points',
+    va='top' if below else 'bottom',
+    color=colours.orange,
+    fontsize=TEXT,
+  )
+  low, high = ax.get_ylim()
+  room = 0.16 * (high - low)
+  ax.set_ylim(min(low, target_ms - room), max(high, target_ms + room))
+
+
+def _shade_warmup(ax, warmup_steps, curve, colours, label):
+  """Marks the steps in which subsets are dropped and R is not in the loss."""
+  if not warmup_steps or not len(curve.steps):
+    return
+  end = min(warmup_steps, int(curve.steps[-1]))
+  ax.axvspan(0, end, color=colours.shade, lw=0, zorder=0)
+  if label:
+    ax.annotate(
+      'warm-up',
+      (end / 2, 1),
+      xycoords=('data', 'axes fraction'),
+      xytext=(0, -5),
+      textcoords='offset points',
+      ha='center',
+      va='top',
+      color=colours.muted,
+      fontsize=SMALL,
+    )
+
+
+def _smooth(values: np.ndarray, keep: float = 0.85) -> np.ndarray:
+  """Exponential average that starts unbiased; gaps stay gaps."""
+  out = np.empty_like(values)
+  total = weight = 0.0
+  for i, value in enumerate(values):
+    if np.isfinite(value):
+      total = keep * total + (1 - keep) * value
+      weight = keep * weight + (1 - keep)
+    out[i] = total / weight if weight and np.isfinite(value) else np.nan
+  return out
+
+
+# --- gates --------------------------------------------------------------------
+
+
+def gate_history(
+  steps: np.ndarray,
+  logits: np.ndarray,
+  rows: Sequence[GateRow],
+  warmup_steps: int | None = None,
+  colours: Palette = LIGHT,
+) -> Figure:
+  """Log-odds of every gate over the steps, one panel for each kind of gate.
+
+  Args:
+    steps: [T].
+    logits: [T, G].
+    rows: G of them, what each gate admits.
+    warmup_steps: where the warm-up ends; gates are drawn at random until then.
+    colours: theme.
+  """
+  groups = list(dict.fromkeys(row.group for row in rows))
+  counts = [sum(row.group == g for row in rows) for g in groups]
+  height = 0.17 if len(rows) <= 30 else 0.125
+  heights = [max(0.5, height * n) for n in counts]
+  figure = new_figure(colours, sum(heights) + 0.48 * len(groups) + 1.2)
+  axes = figure.subplots(
+    len(groups), 1, sharex=True, squeeze=False, height_ratios=heights
+  )[:, 0]
+  limit = float(np.nanmax(np.abs(logits), initial=1e-6))
+  edges = np.concatenate([[0], steps])
+  for ax, group in zip(axes, groups, strict=True):
+    style(ax, colours)
+    columns = [g for g, row in enumerate(rows) if row.group == group]
+    mesh = ax.pcolormesh(
+      edges,
+      np.arange(len(columns) + 1),
+      logits[:, columns].T,
+      cmap=colours.diverging,
+      vmin=-limit,
+      vmax=limit,
+      rasterized=True,
+    )
+    ax.set_ylim(len(columns), 0)
+    every = -(-len(columns) // 10)
+    shown = range(0, len(columns), every)
+    ax.set_yticks([i + 0.5 for i in shown])
+    ax.set_yticklabels([f'layer {rows[columns[i]].layer}' for i in shown])
+    ax.tick_params(axis='y', length=0)
+    ax.grid(False)
+    title(ax, group, colours)
+    if warmup_steps:
+      ax.axvline(warmup_steps, color=colours.ink, lw=0.8, ls=':')
+  axes[-1].set_xlabel('step', color=colours.muted)
+  bar = figure.colorbar(
+    mesh, ax=axes, orientation='horizontal', aspect=40, fraction=0.03
+  )
+  style_bar(bar, colours, 'log-odds of the gate: blue closed, orange open')
+  return figure
+
+
+# --- scatter plots ------------------------------------------------------------
+
+
+def predicted_measured(
+  predicted_ms: Sequence[float],
+  measured_ms: Sequence[float],
+  colours: Palette = LIGHT,
+) -> Figure:
+  """Measured against predicted latency of random networks (Fig. 7)."""
+  predicted, measured = np.asarray(predicted_ms), np.asarray(measured_ms)
+  figure = new_figure(colours, WIDTH)
+  ax = figure.subplots()
+  style(ax, colours)
+  both = np.concatenate([predicted, measured])
+  pad = 0.08 * (np.ptp(both) or both.max() or 1.0)
+  low, high = both.min() - pad, both.max() + pad
+  ax.plot([low, high], [low, high], color=colours.muted, lw=1)
+  ax.plot(
+    predicted,
+    measured,
+    'o',
+    color=colours.blue,
+    ms=6,
+    mec=colours.surface,
+    mew=0.8,
+  )
+  ax.set(xlim=(low, high), ylim=(low, high), aspect='equal')
+  ax.annotate(
+    'exact prediction',
+    (high, high),
+    xytext=(-12, -30),
+    textcoords='offset points',
+    ha='right',
+    va='top',
+    rotation=45,
+    rotation_mode='anchor',
+    color=colours.muted,
+    fontsize=SMALL,
+  )
+  error = measured - predicted
+  share = 100 * np.mean(np.abs(error) / measured)
+  ax.annotate(
+    f'{len(error)} networks\nmean error {share:.2g}%\n'
+    f'RMSE {number(float(np.sqrt(np.mean(error**2))))} ms',
+    (0.03, 0.97),
+    xycoords='axes fraction',
+    va='top',
+    color=colours.ink,
+    fontsize=TEXT,
+    linespacing=1.4,
+  )
+  title(ax, 'Measured (ms)', colours)
+  ax.set_xlabel('predicted (ms)', color=colours.muted)
+  return figure
+
+
+def accuracy_latency(
+  found: Sequence[Point] = (),
+  random: Sequence[Point] = (),
+  front: Sequence[Point] = (),
+  others: Sequence[Point] = (),
+  target_ms: float | None = None,
+  colours: Palette = LIGHT,
+) -> Figure:
+  """Top-1 accuracy against latency (Fig. 8).
+
+  Args:
+    found: the network the search found.
+    random: random networks at the same latency.
+    front: Pareto front of an evolution.
+    others: known networks.
+    target_ms: the target.
+    colours: theme.
+  """
+  figure = new_figure(colours, 3.7)
+  ax = figure.subplots()
+  style(ax, colours)
+  if target_ms is not None:
+    ax.axvline(target_ms, color=colours.orange, lw=1.2, ls='--')
+  ordered = sorted(front)
+  for points, marker, colour, size, label in (
+    (ordered, 'D-', colours.green, 5, 'evolution'),
+    (random, 'o', colours.muted, 6, 'random'),
+    (others, 's', colours.purple, 6, ''),
+    (found, '*', colours.blue, 16, 'found'),
+  ):
+    if not points:
+      continue
+    ax.plot(
+      [p.ms for p in points],
+      [100 * p.top1 for p in points],
+      marker,
+      color=colour,
+      ms=size,
+      mec=colours.surface,
+      mew=0.8,
+      label=label or 'known networks',
+      zorder=3,
+    )
+    top = max(points, key=lambda p: p.top1)
+    named = [p._replace(name=p.name or label * (p is top)) for p in points]
+    for point in named:
+      ax.annotate(
+        point.name,
+        (point.ms, 100 * point.top1),
+        xytext=(0, size / 2 + 3),
+        textcoords='offset points',
+        ha='center',
+        color=colour,
+        fontsize=SMALL,
+      )
+  ax.margins(x=0.16, y=0.2)
+  if target_ms is not None:
+    ax.annotate(
+      f'target {number(target_ms)}',
+      (target_ms, 0),
+      xycoords=('data', 'axes fraction'),
+      xytext=(4, 5),
+      textcoords='offset points',
+      color=colours.orange,
+      fontsize=SMALL,
+    )
+  title(ax, 'Top-1 accuracy (%)', colours)
+  ax.set_xlabel('predicted latency (ms)', color=colours.muted)
+  return figure

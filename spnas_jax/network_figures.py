@@ -1,0 +1,243 @@
+"""Pictures of one network: its layers, their times, their superkernels.
+
+Pure functions, data in, `matplotlib.figure.Figure` out (paper Figs 5 and 6).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from spnas_jax.plot_style import (
+  LIGHT,
+  SMALL,
+  WIDTH,
+  Palette,
+  new_figure,
+  number,
+  style,
+  style_bar,
+  title,
+)
+
+# Inches: height of a row of `network` and `layer_times`, and where its columns
+# are.
+_ROW = 0.27
+_BLOCK_CENTRE, _BLOCK_WIDTH, _SHAPE_LEFT = 1.92, 1.0, 2.58
+# Superkernels side by side.
+_COLUMNS = 5
+
+
+class NetworkRow(NamedTuple):
+  """One part of a network, from the image to the classifier.
+
+  Attributes:
+    name: as in 'MBConv 5x5-6'.
+    shape: height x width x channels of what it puts out.
+    kernel: depthwise kernel size; 0 = not a block.
+    expansion: of a block.
+    ms: predicted time; None = not known.
+    skipped: the search left this layer out.
+    searched: False for the parts that every network of the space has.
+  """
+
+  name: str
+  shape: str
+  kernel: int = 0
+  expansion: int = 0
+  ms: float | None = None
+  skipped: bool = False
+  searched: bool = True
+
+
+class PartTime(NamedTuple):
+  """What one part of a network takes.
+
+  Attributes:
+    name: as in '5x5-6'.
+    ms: predicted; 0 for a skipped layer.
+    slowest_ms: of the layer's slowest candidate; None = nothing to choose.
+    kernel: depthwise kernel size, sets the colour; 0 = not a searched block.
+  """
+
+  name: str
+  ms: float
+  slowest_ms: float | None = None
+  kernel: int = 0
+
+
+class Superkernel(NamedTuple):
+  """The weights of one searchable layer behind the search.
+
+  Attributes:
+    weights: [K, K, 1, C].
+    layer: index in the space.
+    stage: layers of one stage stand in one row.
+    kernel: the size that was chosen; 0 = the layer was skipped.
+    name: what was chosen, as in '5x5-6'.
+  """
+
+  weights: np.ndarray
+  layer: int
+  stage: int
+  kernel: int
+  name: str
+
+
+def network(rows: Sequence[NetworkRow], colours: Palette = LIGHT) -> Figure:
+  """A network drawn layer by layer, from the image down (Fig. 5).
+
+  A block's width is its expansion ratio, its height and colour its kernel size;
+  a skipped layer is a faint outline.
+  """
+  height = _ROW * (len(rows) + 1.3)
+  figure = Figure((WIDTH, height), facecolor=colours.surface)
+  ax = figure.add_axes((0, 0, 1, 1))
+  ax.set(xlim=(0, WIDTH), ylim=(height, 0))
+  ax.set_axis_off()
+  right = WIDTH - 0.08
+  widest = max([row.expansion for row in rows] + [1])
+  tallest = max([row.kernel for row in rows] + [1])
+
+  def write(x, y, text, colour=colours.ink, **kwargs):
+    kwargs = {'fontsize': SMALL, 'va': 'center', 'color': colour, **kwargs}
+    ax.text(x, y, text, **kwargs)
+
+  timed = any(row.ms is not None for row in rows)
+  for x, text, side in (
+    (0.08, 'operation', 'left'),
+    (_SHAPE_LEFT, 'output', 'left'),
+    (right, 'ms' if timed else '', 'right'),
+  ):
+    write(x, 0.5 * _ROW, text, colours.muted, ha=side)
+  middle = [(i + 1.5) * _ROW for i in range(len(rows))]
+  if rows:
+    ax.plot(
+      [_BLOCK_CENTRE] * 2,
+      [middle[0], middle[-1]],
+      color=colours.muted,
+      lw=1,
+      zorder=0,
+    )
+  for y, row in zip(middle, rows, strict=True):
+    width = _BLOCK_WIDTH * (row.expansion / widest if row.kernel else 1)
+    tall = 0.84 * _ROW * (row.kernel / tallest if row.kernel else 0.6)
+    fill = colours.kernel(row.kernel) if row.searched else colours.muted
+    ax.add_patch(
+      Rectangle(
+        (_BLOCK_CENTRE - width / 2, y - tall / 2),
+        width,
+        tall,
+        facecolor=colours.surface if row.skipped else fill,
+        edgecolor=colours.muted if row.skipped else fill,
+        ls=':' if row.skipped else '-',
+        lw=0.9,
+        gid='skipped' if row.skipped else 'block',
+      )
+    )
+    colour = colours.muted if row.skipped else colours.ink
+    write(0.08, y, row.name, colour)
+    write(_SHAPE_LEFT, y, row.shape, colours.muted)
+    if row.ms is not None:
+      write(right, y, number(row.ms), colour, ha='right')
+  return figure
+
+
+def layer_times(parts: Sequence[PartTime], colours: Palette = LIGHT) -> Figure:
+  """Predicted time of a network's parts; dotted: the slowest candidate's."""
+  figure = new_figure(colours, _ROW * len(parts) + 0.75)
+  ax = figure.subplots()
+  style(ax, colours)
+  places = np.arange(len(parts))
+  for place, part in zip(places, parts, strict=True):
+    colour = colours.kernel(part.kernel) if part.kernel else colours.muted
+    if part.slowest_ms is not None:
+      ax.barh(
+        place,
+        part.slowest_ms,
+        height=0.7,
+        facecolor='none',
+        edgecolor=colours.muted,
+        lw=0.8,
+        ls=':',
+      )
+    ax.barh(place, part.ms, height=0.7, color=colour)
+    ax.annotate(
+      number(part.ms) if part.ms else 'skipped',
+      (max(part.ms, part.slowest_ms or 0), place),
+      xytext=(4, 0),
+      textcoords='offset points',
+      va='center',
+      color=colours.ink if part.ms else colours.muted,
+      fontsize=SMALL,
+    )
+  ax.set_yticks(places, [part.name for part in parts])
+  ax.set_ylim(len(parts) - 0.5, -0.5)
+  ax.grid(False)
+  ax.set_xlim(0, 1.2 * max([p.slowest_ms or p.ms for p in parts] + [1e-9]))
+  title(ax, 'Predicted time (ms)', colours)
+  ax.set_xlabel(
+    f'together {number(sum(p.ms for p in parts))} ms', color=colours.muted
+  )
+  return figure
+
+
+def superkernels(
+  kernels: Sequence[Superkernel], colours: Palette = LIGHT
+) -> Figure:
+  """Standard deviation over the channels of each superkernel, log (Fig. 6).
+
+  An outline marks the chosen kernel; a row holds the layers of one stage.
+  """
+  lines: list[list[Superkernel]] = []
+  for kernel in kernels:
+    same = lines and lines[-1][0].stage == kernel.stage
+    if same and len(lines[-1]) < _COLUMNS:
+      lines[-1].append(kernel)
+    else:
+      lines.append([kernel])
+  columns = max(len(line) for line in lines)
+  figure = new_figure(colours, 1.16 * len(lines) + 0.9)
+  axes = figure.subplots(len(lines), columns, squeeze=False)
+  spread = [k.weights.std(axis=(2, 3)) for k in kernels]
+  positive = np.concatenate([s[s > 0] for s in spread] or [np.ones(1)])
+  if not len(positive):
+    positive = np.ones(1)
+  norm = LogNorm(positive.min(), max(positive.max(), positive.min() * 1.01))
+  images = iter(spread)
+  for line, row in zip(lines, axes, strict=True):
+    for ax in row:
+      ax.set_axis_off()
+    for ax, kernel in zip(row, line, strict=False):
+      values = np.maximum(next(images), positive.min())
+      image = ax.imshow(values, cmap=colours.sequential, norm=norm)
+      side = len(values)
+      ax.set_title(
+        f'layer {kernel.layer}\n{kernel.name}',
+        color=colours.ink if kernel.kernel else colours.muted,
+        fontsize=SMALL,
+      )
+      if kernel.kernel:
+        margin = (side - kernel.kernel) / 2
+        ax.add_patch(
+          Rectangle(
+            (margin - 0.5, margin - 0.5),
+            kernel.kernel,
+            kernel.kernel,
+            fill=False,
+            edgecolor=colours.orange,
+            lw=2,
+            clip_on=False,
+            gid='chosen',
+          )
+        )
+  bar = figure.colorbar(
+    image, ax=axes, orientation='horizontal', aspect=40, fraction=0.04
+  )
+  style_bar(bar, colours, 'standard deviation over channels (log scale)')
+  return figure

@@ -1,0 +1,137 @@
+"""How every picture looks: size, colours, axes.
+
+pyplot and its global state are not used. A picture is as wide as a phone's
+page, so that its text stays readable there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+# Inches. On the narrowest phones (336 CSS px) a picture shrinks to 0.8.
+WIDTH = 4.4
+# Points; 8 or more after that.
+TEXT, SMALL = 11.0, 10.2
+
+
+@dataclasses.dataclass(frozen=True)
+class Palette:
+  """Colours of one theme, told apart also by the colour-blind.
+
+  Attributes:
+    surface: background.
+    ink, muted, grid: text and lines; secondary text; hairlines.
+    blue, orange, green, purple: categories.
+    shade: a region of the background.
+  """
+
+  surface: str
+  ink: str
+  muted: str
+  grid: str
+  blue: str
+  orange: str
+  green: str
+  purple: str
+  shade: str
+
+  def kernel(self, size: int) -> str:
+    """Colour of a kernel size."""
+    return {3: self.blue, 5: self.orange, 7: self.purple}.get(size, self.green)
+
+  @property
+  def sequential(self) -> LinearSegmentedColormap:
+    """From the surface (little) to the strongest blue (much)."""
+    stops = [self.surface, self.blue, self.ink]
+    return LinearSegmentedColormap.from_list('sequential', stops)
+
+  @property
+  def diverging(self) -> LinearSegmentedColormap:
+    """From blue (negative) over the surface to orange (positive)."""
+    stops = [self.blue, self.surface, self.orange]
+    return LinearSegmentedColormap.from_list('diverging', stops)
+
+
+LIGHT = Palette(
+  surface='#ffffff',
+  ink='#1b2127',
+  muted='#59636e',
+  grid='#dfe3e8',
+  blue='#0072b2',
+  orange='#c75300',
+  green='#00795a',
+  purple='#9a4f85',
+  shade='#f1f3f5',
+)
+DARK = Palette(
+  surface='#181c21',
+  ink='#e9ecef',
+  muted='#a3adb8',
+  grid='#343b43',
+  blue='#5ab4ec',
+  orange='#f2994a',
+  green='#3fc39b',
+  purple='#d995c4',
+  shade='#22282f',
+)
+
+
+def number(value: float) -> str:
+  """Four significant digits, trailing zeros kept: 27.00, 0.4831."""
+  return f'{value:#.4g}'.rstrip('.')
+
+
+def png(figure: Figure, dpi: int = 190) -> bytes:
+  """The picture as PNG bytes, without a date or version in them."""
+  buffer = io.BytesIO()
+  figure.savefig(buffer, format='png', dpi=dpi, metadata={'Software': None})
+  return buffer.getvalue()
+
+
+def new_figure(colours: Palette, height: float) -> Figure:
+  return Figure(
+    (WIDTH, height), facecolor=colours.surface, layout='constrained'
+  )
+
+
+def stacked(count: int, colours: Palette) -> tuple[Figure, list[Axes]]:
+  """One or two panels over a common x axis; the first is the taller."""
+  heights = [1.7, 1.0][:count]
+  figure = new_figure(colours, 0.7 + 1.5 * sum(heights))
+  axes = figure.subplots(
+    count, 1, sharex=True, squeeze=False, height_ratios=heights
+  )[:, 0]
+  for ax in axes:
+    style(ax, colours)
+  return figure, list(axes)
+
+
+def style(ax: Axes, colours: Palette) -> None:
+  ax.set_facecolor(colours.surface)
+  for side, spine in ax.spines.items():
+    spine.set_visible(side == 'bottom')
+    spine.set_color(colours.muted)
+  ax.grid(True, axis='y', color=colours.grid, lw=0.8)
+  ax.set_axisbelow(True)
+  ax.tick_params(colors=colours.muted, labelsize=SMALL, length=3)
+  ax.tick_params(axis='y', length=0)
+  ax.xaxis.label.set_size(SMALL)
+  ax.xaxis.set_major_locator(MaxNLocator(5))
+  ax.yaxis.set_major_locator(MaxNLocator(5))
+
+
+def style_bar(bar, colours: Palette, label: str) -> None:
+  bar.outline.set_visible(False)
+  bar.ax.tick_params(colors=colours.muted, labelsize=SMALL, length=3)
+  bar.set_label(label, color=colours.muted, fontsize=SMALL)
+
+
+def title(ax: Axes, text: str, colours: Palette) -> None:
+  """Says what the vertical axis shows, where it can be read upright."""
+  ax.set_title(text, loc='left', color=colours.ink, fontsize=TEXT)
