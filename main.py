@@ -5,6 +5,7 @@
 Any key of the config can be changed: --config.search.target_ms=80
 """
 
+import ast
 import importlib
 import os
 import sys
@@ -61,12 +62,26 @@ def parse_flags(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except UserError:
     raise
-  except (KeyError, AttributeError) as e:  # An override of an unknown key.
-    raise UserError(f'the config has no key {e.args[0]}') from e
   except flags.Error as e:
     raise UserError(f'{e} (see --help)') from e
+  except OSError as e:
+    raise _not_a_config(argv) from e
   except Exception as e:  # Whatever the config file or its parser raises.
-    raise UserError(f'--config: {type(e).__name__}: {e}') from e
+    text = str(e)
+    while text[:1] in ('"', "'") and text[-1:] == text[:1]:
+      text = ast.literal_eval(text)  # A KeyError quotes the text it is given.
+    unknown = isinstance(e, KeyError) or text.isidentifier()
+    kind = 'no key' if unknown or 'Did you mean' in text else type(e).__name__
+    raise UserError(f'--config: {kind}: {text}') from e
+
+
+def _not_a_config(argv: list[str]) -> UserError:
+  words = ' '.join(argv).replace('--config ', '--config=').split()
+  given = next((w for w in words if w.startswith('--config=')), '--config')
+  return UserError(
+    f'{given}: must be a Python file whose get_config() returns a config, as '
+    'in configs/digits.py'
+  )
 
 
 def run(argv: list[str]) -> None:
@@ -80,11 +95,7 @@ def run(argv: list[str]) -> None:
   if _CONFIG.value is None:
     raise UserError('--config is missing, as in --config=configs/digits.py')
   if not isinstance(_CONFIG.value, ConfigDict):
-    path = config_flags.get_config_filename(flags.FLAGS['config'])
-    raise UserError(
-      f'--config is {path!r}, must be a Python file whose get_config() returns '
-      'a config, as in configs/digits.py'
-    )
+    raise _not_a_config(sys.argv)
   if not _WORKDIR.value:
     raise UserError('--workdir is missing, as in --workdir=runs/digits')
   from spnas_jax import startup

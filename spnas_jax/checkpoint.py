@@ -9,7 +9,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 
 from spnas_jax.errors import UserError
-from spnas_jax.parallel import replicated_sharding
+from spnas_jax.parallel import all_devices_sharding, to_global, to_local
 
 
 class Checkpoints:
@@ -17,7 +17,7 @@ class Checkpoints:
 
   Saving is asynchronous; leaving the `with` block waits for it. Orbax writes to
   a temporary folder and renames it, so a killed process leaves whole
-  checkpoints only.
+  checkpoints only; what it left half-written is removed at the next start.
   """
 
   def __init__(self, folder: epath.Path):
@@ -38,7 +38,11 @@ class Checkpoints:
 
   def save(self, step: int, state: Any) -> None:
     """Starts saving; the arrays are copied before it returns."""
-    self._manager.save(step, args=ocp.args.StandardSave(state))
+    self._manager.save(step, args=ocp.args.StandardSave(to_global(state)))
+
+  def wait(self) -> None:
+    """Waits until everything that was started is saved."""
+    self._manager.wait_until_finished()
 
   def restore(self, like: Any) -> Any:
     """The newest state, placed on all local devices.
@@ -47,19 +51,24 @@ class Checkpoints:
       like: a state of the same structure, or its shapes.
 
     Raises:
-      UserError: the checkpoint does not fit `like`.
+      UserError: there is none, or it does not fit `like`.
     """
-    sharding = replicated_sharding()
+    if self.latest is None:
+      raise UserError(f'there is no checkpoint in {self._manager.directory}')
+    sharding = all_devices_sharding()
     shapes = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), like
     )
     try:
-      return self._manager.restore(
-        self.latest, args=ocp.args.StandardRestore(shapes)
+      return to_local(
+        self._manager.restore(
+          self.latest, args=ocp.args.StandardRestore(shapes)
+        )
       )
     except (ValueError, KeyError, TypeError, FileNotFoundError) as e:
       reason = str(e).strip().splitlines()[0]
       raise UserError(
         f'checkpoint {self._manager.directory}/{self.latest} does not fit this '
-        f'configuration or is damaged ({reason}); use another --workdir'
+        f'configuration or is damaged ({reason}); use another --workdir, or '
+        'remove its folder to go on from the one before'
       ) from e

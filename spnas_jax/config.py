@@ -475,7 +475,7 @@ def check(config: ConfigDict) -> None:
       continue
     if not (math.isfinite(value) and low <= value <= high):
       allowed = (
-        f'{low:g} or more' if high == math.inf else f'{low:g} to {high:g}'
+        f'{low:g} or more' if high == math.inf else f'{low:g} to {high:.10g}'
       )
       raise UserError(f'{field} is {value}, allowed: {allowed}')
   for field, allowed_names in _CHOICES.items():
@@ -488,10 +488,10 @@ def check(config: ConfigDict) -> None:
       raise UserError(
         f"ablate.parts has {part!r}, allowed: 'kernels', 'gates', 'ranking'"
       )
-  start, end = config.search.temperature_fall
-  if not 0 <= start <= end <= 1:
+  fall = config.search.temperature_fall
+  if len(fall) != 2 or not 0 <= fall[0] <= fall[1] <= 1:
     raise UserError(
-      f'search.temperature_fall is {(start, end)}, allowed: two ascending '
+      f'search.temperature_fall is {fall}, allowed: two ascending '
       'fractions from 0 to 1'
     )
   if config.search.warmup_epochs > config.search.epochs:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -22,7 +23,8 @@ Samples = dict[str, list[float]]
 Take = Callable[[str], float]
 
 
-class Timing(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Timing:
   """Time of one inference.
 
   Attributes:
@@ -36,7 +38,8 @@ class Timing(NamedTuple):
   count: int
 
 
-class OperationTime(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class OperationTime:
   """Time of one operation inside an inference, where a device tells it.
 
   Attributes:

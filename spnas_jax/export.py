@@ -204,9 +204,10 @@ def describe_models(
       }
       for precision, model in models.items()
     },
+    'image_size': size,
     'architecture': arch.to_string(),
+    'network': json.loads(arch.to_json()),
     'provenance': {
-      **arch.provenance,
       'dataset': config.dataset.name,
       'calibration_images': config.export.calibration_images,
       'versions': versions(),

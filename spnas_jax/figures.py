@@ -122,9 +122,10 @@ def runtime(
       lw=1.2,
       ls=':',
     )
+    _label_ramp(ax, ramp.steps[ahead], ramp.values[ahead], colours)
   if target_ms is not None:
     ax.axhline(target_ms, color=colours.orange, lw=1.4, ls='--')
-    _place_target_label(ax, target_ms, seen, colours)
+    _label_target(ax, target_ms, main, colours)
   if len(axes) > 1:
     below, weight = axes[1], curves['lambda']
     title(below, 'λ, weight of ln R in the loss', colours)
@@ -137,16 +138,17 @@ def runtime(
   return figure
 
 
-def _place_target_label(ax, target_ms, seen, colours):
-  """Above the dashed line's left end; below it where the curve is above."""
-  early = seen.values[: max(1, len(seen.values) // 3)]
-  below = np.median(early) >= target_ms
+def _label_target(ax, target_ms, curve, colours):
+  """At the line's right end, on the side where the curve is not."""
+  late = curve.values[-max(1, len(curve.values) // 4) :]
+  below = np.nanmedian(late) >= 0.99 * target_ms
   ax.annotate(
     f'target {number(target_ms)}',
-    (0.015, target_ms),
+    (1, target_ms),
     xycoords=('axes fraction', 'data'),
-    xytext=(0, -4 if below else 4),
+    xytext=(-3, -4 if below else 4),
     textcoords='offset points',
+    ha='right',
     va='top' if below else 'bottom',
     color=colours.orange,
     fontsize=TEXT,
@@ -154,6 +156,21 @@ def _place_target_label(ax, target_ms, seen, colours):
   low, high = ax.get_ylim()
   room = 0.16 * (high - low)
   ax.set_ylim(min(low, target_ms - room), max(high, target_ms + room))
+
+
+def _label_ramp(ax, steps, values, colours):
+  """Above the ramp, early in its fall, where the curve it leads seldom is."""
+  if not len(values) or values[0] <= values[-1]:
+    return
+  place = int(np.argmax(values < values[0] - 0.25 * (values[0] - values[-1])))
+  ax.annotate(
+    'ramp of the target',
+    (steps[place], values[place]),
+    xytext=(12, 14),
+    textcoords='offset points',
+    color=colours.orange,
+    fontsize=SMALL,
+  )
 
 
 def _shade_warmup(ax, warmup_steps, curve, colours, label):
@@ -173,19 +190,22 @@ def _shade_warmup(ax, warmup_steps, curve, colours, label):
       va='top',
       color=colours.muted,
       fontsize=SMALL,
+      bbox={'facecolor': colours.shade, 'lw': 0, 'pad': 1.5},
     )
 
 
-def _smooth(values: np.ndarray, keep: float = 0.85) -> np.ndarray:
-  """Exponential average that starts unbiased; gaps stay gaps."""
-  out = np.empty_like(values)
-  total = weight = 0.0
-  for i, value in enumerate(values):
-    if np.isfinite(value):
-      total = keep * total + (1 - keep) * value
-      weight = keep * weight + (1 - keep)
-    out[i] = total / weight if weight and np.isfinite(value) else np.nan
-  return out
+def _smooth(values: np.ndarray) -> np.ndarray:
+  """Centred average over a twentieth of the run; gaps stay gaps."""
+  window = np.hanning(2 * max(1, len(values) // 20) + 3)
+  half = len(window) // 2
+  known = np.isfinite(values)
+
+  def blur(x):
+    return np.convolve(x, window)[half : half + len(values)]
+
+  with np.errstate(invalid='ignore', divide='ignore'):
+    average = blur(np.where(known, values, 0.0)) / blur(known.astype(float))
+  return np.where(known, average, np.nan)
 
 
 # --- gates --------------------------------------------------------------------
@@ -261,7 +281,7 @@ def predicted_measured(
   ax = figure.subplots()
   style(ax, colours)
   both = np.concatenate([predicted, measured])
-  pad = 0.08 * (np.ptp(both) or both.max() or 1.0)
+  pad = 0.1 * (np.ptp(both) or both.max() or 1.0)
   low, high = both.min() - pad, both.max() + pad
   ax.plot([low, high], [low, high], color=colours.muted, lw=1)
   ax.plot(
@@ -275,22 +295,18 @@ def predicted_measured(
   )
   ax.set(xlim=(low, high), ylim=(low, high), aspect='equal')
   ax.annotate(
-    'exact prediction',
-    (high, high),
-    xytext=(-12, -30),
-    textcoords='offset points',
+    'line: predicted = measured',
+    (0.98, 0.03),
+    xycoords='axes fraction',
     ha='right',
-    va='top',
-    rotation=45,
-    rotation_mode='anchor',
     color=colours.muted,
     fontsize=SMALL,
   )
   error = measured - predicted
   share = 100 * np.mean(np.abs(error) / measured)
   ax.annotate(
-    f'{len(error)} networks\nmean error {share:.2g}%\n'
-    f'RMSE {number(float(np.sqrt(np.mean(error**2))))} ms',
+    f'{len(error)} networks\nmean error {share:#.2g}%\n'
+    f'RMSE {np.sqrt(np.mean(error**2)):#.2g} ms',
     (0.03, 0.97),
     xycoords='axes fraction',
     va='top',

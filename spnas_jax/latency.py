@@ -165,9 +165,13 @@ class LatencyTable:
     """The entries whose sum is the network's latency."""
     if self.positional is None:
       return network_keys(arch, self.image_size)
-    return self._positional_keys(arch)
+    rows = self._positional_rows(arch)
+    return ('constant', *(_position_key(row, block) for row, block in rows))
 
-  def _positional_keys(self, arch: Architecture) -> tuple[str, ...]:
+  def _positional_rows(
+    self, arch: Architecture
+  ) -> tuple[tuple[int, Block], ...]:
+    """(position of its row, block) of every block that has a row."""
     assert self.positional is not None
     first, last = self.positional.first, self.positional.last
     largest = Architecture.from_string(self.positional.network)
@@ -188,7 +192,7 @@ class LatencyTable:
         f'{self.positional.network!r}'
       )
     trunk = list(trunk)
-    keys = ['constant']
+    result = []
     for i, row in enumerate(rows):
       if not trunk:
         break
@@ -196,12 +200,12 @@ class LatencyTable:
         trunk[0], kernel=row.kernel, expansion=row.expansion
       )
       if shape == row:
-        keys.append(_position_key(first + i, trunk.pop(0)))
+        result.append((first + i, trunk.pop(0)))
     if trunk:
       raise UserError(
         f'latency_table: {self.name!r} has no row for block {_spell(trunk[0])}'
       )
-    return tuple(keys)
+    return tuple(result)
 
   def costs(self, space: SearchSpace) -> tuple[float, np.ndarray]:
     """What every decision of a space costs, calibrated.
@@ -227,6 +231,7 @@ class LatencyTable:
       fixed = keys[: 1 + first] + keys[1 + first + len(space.layers) :]
     else:
       fixed = keys[:1]
+      rows = self._positional_rows(largest)
     constant = sum(self.entry_ms(key) for key in fixed)
     for i, layer in enumerate(space.layers):
       for k, kernel in enumerate(layer.kernels):
@@ -236,7 +241,7 @@ class LatencyTable:
             if self.positional is None:
               key = block_key(block, sizes[first + i], largest)
             else:
-              key = _position_key(first + i, block)
+              key = _position_key(rows[i][0], block)
             table[i, k, e, s] = self.entry_ms(key)
     return self.factor * constant, self.factor * table
 

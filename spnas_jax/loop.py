@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import sys
@@ -10,20 +11,18 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
-from clu import metric_writers
 
+from spnas_jax import tensorflow_setup
 from spnas_jax.checkpoint import Checkpoints
+from spnas_jax.errors import Diverged
 from spnas_jax.parallel import replicate
 from spnas_jax.train_state import TrainState
 from spnas_jax.workdir import Workdir
 
 Describe = Callable[[dict[str, float]], str]
-
-
-class Diverged(RuntimeError):
-  """A loss became NaN or infinite."""
 
 
 def run_steps(
@@ -59,21 +58,23 @@ def run_steps(
     The final state, on the devices.
 
   Raises:
-    Diverged: the loss is not finite; names the step and the last checkpoint.
+    Diverged: the loss or a weight is not finite; names the step and the last
+      good checkpoint.
   """
   every = max(1, round(recipe.checkpoint_epochs * steps_per_epoch))
   main_process = jax.process_index() == 0
-  with Checkpoints(workdir / stage / 'checkpoints') as checkpoints:
+  with contextlib.ExitStack() as stack:
+    checkpoints = stack.enter_context(
+      Checkpoints(workdir / stage / 'checkpoints')
+    )
     if checkpoints.latest is not None:
       state = checkpoints.restore(state)
       logging.info('%s: resuming at step %d', stage, int(state.step))
     else:
       state = replicate(state)
     first = int(state.step)
-    writer = metric_writers.create_default_writer(
-      str(workdir / stage / 'events'),
-      just_logging=not main_process,
-      asynchronous=False,
+    writer = stack.enter_context(
+      contextlib.closing(_event_writer(workdir, stage, main_process))
     )
     progress = Progress(
       stage, first, total_steps, steps_per_epoch, recipe.batch_size
@@ -82,35 +83,65 @@ def run_steps(
     for step, batch in zip(range(first, total_steps), batches, strict=False):
       state, metrics = step_fn(state, batch)
       done = step + 1
-      if done % recipe.log_every_steps == 0 or done == total_steps:
+      log = done % recipe.log_every_steps == 0 or done == total_steps
+      save = done % every == 0 or done == total_steps
+      if log or save:
         values = jax.device_get(metrics)
+        _check_finite(stage, done, 'loss', float(values['loss']), checkpoints)
+      if log:
         scalars = {k: float(v) for k, v in values.items() if np.ndim(v) == 0}
-        _check_finite(stage, done, scalars['loss'], checkpoints)
         scalars['images_per_second'] = progress.images_per_second(done)
         writer.write_scalars(done, scalars)
         if on_log is not None:
           on_log(done, values)
         if main_process:
           progress.show(done, describe(scalars))
-      if done % every == 0 or done == total_steps:
+      if save:
+        # The loss is of the weights before the step, what is saved are those
+        # behind it.
+        extreme = float(_largest(state))
+        _check_finite(stage, done, 'largest weight', extreme, checkpoints)
         checkpoints.save(done, state)
-    writer.close()
   return state
 
 
-def _check_finite(stage, step, loss, checkpoints) -> None:
-  if math.isfinite(loss):
+def _event_writer(workdir: Workdir, stage: str, main_process: bool):
+  tensorflow_setup.load_tensorflow()  # Before clu imports it its own way.
+  from clu import metric_writers
+
+  return metric_writers.create_default_writer(
+    str(workdir / stage / 'events'),
+    just_logging=not main_process,
+    asynchronous=False,
+  )
+
+
+@jax.jit
+def _largest(tree: Any) -> jax.Array:
+  """Largest absolute number of a tree; not finite if one of them is not."""
+  return jnp.stack(
+    [
+      jnp.abs(x).max().astype(jnp.float32)
+      for x in jax.tree.leaves(tree)
+      if x.size
+    ]
+  ).max()
+
+
+def _check_finite(stage, step, name, value, checkpoints) -> None:
+  if math.isfinite(value):
     return
+  checkpoints.wait()
   last = checkpoints.latest
   kept = 'there is none yet' if last is None else f'the last is of step {last}'
   raise Diverged(
-    f'{stage}: the loss is {loss} at step {step}; stopped. Checkpoints are '
-    f'untouched ({kept}). Try a smaller {stage}.learning_rate.'
+    f'{stage}: the {name} is {value} at step {step}; stopped. Checkpoints are '
+    f'good ({kept}). Try a smaller learning_rate with another --workdir.'
   )
 
 
 class Progress:
-  """Progress lines: step, speed, time to go; overwritten on a terminal."""
+  """Lines on stderr: step, what a stage says of it, speed, time to go."""
 
   def __init__(self, stage, first, total, steps_per_epoch, batch_size):
     self._stage, self._total = stage, total

@@ -18,6 +18,7 @@ from spnas_jax.plot_style import (
   SMALL,
   WIDTH,
   Palette,
+  decimals,
   new_figure,
   number,
   style,
@@ -28,7 +29,7 @@ from spnas_jax.plot_style import (
 # Inches: height of a row of `network` and `layer_times`, and where its columns
 # are.
 _ROW = 0.27
-_BLOCK_CENTRE, _BLOCK_WIDTH, _SHAPE_LEFT = 1.92, 1.0, 2.58
+_NAME_LEFT, _BLOCK_CENTRE, _BLOCK_WIDTH, _SHAPE_LEFT = 0.38, 2.06, 0.94, 2.64
 # Superkernels side by side.
 _COLUMNS = 5
 
@@ -43,7 +44,7 @@ class NetworkRow(NamedTuple):
     expansion: of a block.
     ms: predicted time; None = not known.
     skipped: the search left this layer out.
-    searched: False for the parts that every network of the space has.
+    layer: index in the space; None = a part that was not searched.
   """
 
   name: str
@@ -52,7 +53,7 @@ class NetworkRow(NamedTuple):
   expansion: int = 0
   ms: float | None = None
   skipped: bool = False
-  searched: bool = True
+  layer: int | None = None
 
 
 class PartTime(NamedTuple):
@@ -108,11 +109,12 @@ def network(rows: Sequence[NetworkRow], colours: Palette = LIGHT) -> Figure:
     kwargs = {'fontsize': SMALL, 'va': 'center', 'color': colour, **kwargs}
     ax.text(x, y, text, **kwargs)
 
-  timed = any(row.ms is not None for row in rows)
+  total = sum(row.ms or 0.0 for row in rows)
+  places = decimals(total)
   for x, text, side in (
-    (0.08, 'operation', 'left'),
+    (_NAME_LEFT, 'operation', 'left'),
     (_SHAPE_LEFT, 'output', 'left'),
-    (right, 'ms' if timed else '', 'right'),
+    (right, 'ms' if total else '', 'right'),
   ):
     write(x, 0.5 * _ROW, text, colours.muted, ha=side)
   middle = [(i + 1.5) * _ROW for i in range(len(rows))]
@@ -127,7 +129,7 @@ def network(rows: Sequence[NetworkRow], colours: Palette = LIGHT) -> Figure:
   for y, row in zip(middle, rows, strict=True):
     width = _BLOCK_WIDTH * (row.expansion / widest if row.kernel else 1)
     tall = 0.84 * _ROW * (row.kernel / tallest if row.kernel else 0.6)
-    fill = colours.kernel(row.kernel) if row.searched else colours.muted
+    fill = colours.muted if row.layer is None else colours.kernel(row.kernel)
     ax.add_patch(
       Rectangle(
         (_BLOCK_CENTRE - width / 2, y - tall / 2),
@@ -141,10 +143,12 @@ def network(rows: Sequence[NetworkRow], colours: Palette = LIGHT) -> Figure:
       )
     )
     colour = colours.muted if row.skipped else colours.ink
-    write(0.08, y, row.name, colour)
+    write(_NAME_LEFT, y, row.name, colour)
+    if row.layer is not None:
+      write(0.28, y, str(row.layer), colours.muted, ha='right')
     write(_SHAPE_LEFT, y, row.shape, colours.muted)
     if row.ms is not None:
-      write(right, y, number(row.ms), colour, ha='right')
+      write(right, y, f'{row.ms:.{places}f}', ha='right')
   return figure
 
 
@@ -153,12 +157,13 @@ def layer_times(parts: Sequence[PartTime], colours: Palette = LIGHT) -> Figure:
   figure = new_figure(colours, _ROW * len(parts) + 0.75)
   ax = figure.subplots()
   style(ax, colours)
-  places = np.arange(len(parts))
-  for place, part in zip(places, parts, strict=True):
+  total = sum(part.ms for part in parts)
+  places = decimals(total)
+  for y, part in enumerate(parts):
     colour = colours.kernel(part.kernel) if part.kernel else colours.muted
     if part.slowest_ms is not None:
       ax.barh(
-        place,
+        y,
         part.slowest_ms,
         height=0.7,
         facecolor='none',
@@ -166,24 +171,22 @@ def layer_times(parts: Sequence[PartTime], colours: Palette = LIGHT) -> Figure:
         lw=0.8,
         ls=':',
       )
-    ax.barh(place, part.ms, height=0.7, color=colour)
+    ax.barh(y, part.ms, height=0.7, color=colour)
     ax.annotate(
-      number(part.ms) if part.ms else 'skipped',
-      (max(part.ms, part.slowest_ms or 0), place),
+      f'{part.ms:.{places}f}' if part.ms else '',
+      (max(part.ms, part.slowest_ms or 0), y),
       xytext=(4, 0),
       textcoords='offset points',
       va='center',
-      color=colours.ink if part.ms else colours.muted,
+      color=colours.ink,
       fontsize=SMALL,
     )
-  ax.set_yticks(places, [part.name for part in parts])
+  ax.set_yticks(range(len(parts)), [part.name for part in parts])
   ax.set_ylim(len(parts) - 0.5, -0.5)
   ax.grid(False)
-  ax.set_xlim(0, 1.2 * max([p.slowest_ms or p.ms for p in parts] + [1e-9]))
+  ax.set_xlim(0, 1.25 * max([p.slowest_ms or p.ms for p in parts] + [1e-9]))
   title(ax, 'Predicted time (ms)', colours)
-  ax.set_xlabel(
-    f'together {number(sum(p.ms for p in parts))} ms', color=colours.muted
-  )
+  ax.set_xlabel(f'together {number(total)} ms', color=colours.muted)
   return figure
 
 

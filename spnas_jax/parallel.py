@@ -8,18 +8,21 @@ when it first meets its own output.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = 'batch'
 
 
-def pmap_step(step: Callable) -> Callable:
-  """Maps step(state, batch) -> (state, metrics) over all devices.
+def pmap_step(
+  step: Callable, devices: Sequence[jax.Device] | None = None
+) -> Callable:
+  """Maps step(state, batch) -> (state, metrics) over devices, None = all.
 
   `step` sees one device's share of the batch and must average what it returns
   over `AXIS`: `out_axes=None` does not check that replicas agree. The state is
@@ -31,6 +34,7 @@ def pmap_step(step: Callable) -> Callable:
     in_axes=(None, 0),
     out_axes=None,
     donate_argnums=(0,),
+    devices=devices,
   )
 
 
@@ -48,6 +52,35 @@ def replicated_sharding() -> NamedSharding:
 def replicate(tree: Any) -> Any:
   """Places a tree on all local devices."""
   return jax.device_put(tree, replicated_sharding())
+
+
+def to_global(tree: Any) -> Any:
+  """Replicated local arrays as arrays of all processes; nothing is copied."""
+  if jax.process_count() == 1:
+    return tree
+  return multihost_utils.host_local_array_to_global_array(
+    tree, Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec()
+  )
+
+
+def to_local(tree: Any) -> Any:
+  """The inverse of `to_global`: what a pmapped step takes."""
+  if jax.process_count() == 1:
+    return tree
+  return multihost_utils.global_array_to_host_local_array(
+    tree, Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec()
+  )
+
+
+def all_devices_sharding() -> NamedSharding:
+  """Sharding of a state that is whole on each device of each process."""
+  return NamedSharding(Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec())
+
+
+def barrier(name: str) -> None:
+  """Waits until every process has come here."""
+  if jax.process_count() > 1:
+    multihost_utils.sync_global_devices(name)
 
 
 def check_divisible(batch_size: int) -> None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import math
 
+import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -48,7 +50,8 @@ class Palette:
   @property
   def sequential(self) -> LinearSegmentedColormap:
     """From the surface (little) to the strongest blue (much)."""
-    stops = [self.surface, self.blue, self.ink]
+    strong = 0.5 * (np.array(to_rgb(self.blue)) + np.array(to_rgb(self.ink)))
+    stops = [self.surface, self.blue, tuple(strong)]
     return LinearSegmentedColormap.from_list('sequential', stops)
 
   @property
@@ -85,6 +88,14 @@ DARK = Palette(
 def number(value: float) -> str:
   """Four significant digits, trailing zeros kept: 27.00, 0.4831."""
   return f'{value:#.4g}'.rstrip('.')
+
+
+def decimals(total: float) -> int:
+  """Places behind the point that give a total four significant digits.
+
+  Its parts are written with as many, so that they line up and add up.
+  """
+  return max(0, 3 - math.floor(math.log10(total))) if total > 0 else 0
 
 
 def png(figure: Figure, dpi: int = 190) -> bytes:

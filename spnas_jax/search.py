@@ -17,6 +17,7 @@ from spnas_jax.batch_norm import estimate_batch_stats
 from spnas_jax.checkpoint import Checkpoints
 from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.controller import Controller, ControllerState
+from spnas_jax.diagnostics import flips_per_epoch, warnings
 from spnas_jax.errors import UserError
 from spnas_jax.evaluate import score_split
 from spnas_jax.evolution import Evolution
@@ -233,6 +234,30 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     'final_lambda': float(history['lambda'][-1]),
     'params_sha256': params_sha256(state.params),
   }
+  steps, searched_from = history['step'], search.phases.warm_up
+  result['saturated_gates'] = float(history['saturated_gates'][-1])
+  result['flips_per_epoch'] = flips_per_epoch(
+    steps,
+    history['logit'],
+    searched_from,
+    dataset_facts(config).steps_per_epoch(config.search.batch_size),
+  )
+  result['warnings'] = (
+    []
+    if evolving
+    else warnings(
+      gates=config.search.gates,
+      logits=history['logit'],
+      steps=steps,
+      first=searched_from,
+      saturated=result['saturated_gates'],
+      final_lambda=result['final_lambda'],
+      lambda_limit=None
+      if search.controller is None
+      else search.controller.limit,
+      result=result,
+    )
+  )
   if evolution is not None:
     result['evolution'] = evolution
   workdir.write(
@@ -479,6 +504,7 @@ def _report(result, space: SearchSpace, found) -> None:
     f'search: supernet top-1 with these decisions '
     f'{100 * result["supernet_top1"]:.1f}% (batch norm re-estimated)'
   )
+  lines += [f'search: WARNING: {text}' for text in result['warnings']]
   print('\n'.join(lines))
 
 

@@ -155,6 +155,11 @@ class SearchSpace:
             f'space.stages[{i}].{name} is {values!r}, allowed: one or more '
             'ascending values'
           )
+      if len(stage.squeeze_ratios) > 1 + (stage.squeeze_ratios[0] == 0):
+        raise UserError(
+          f'space.stages[{i}].squeeze_ratios is {stage.squeeze_ratios!r}, '
+          'allowed: one ratio, or 0 and one ratio'
+        )
     self.decode(np.ones(len(self.gates)))  # Refuses what does not fit together.
 
   @functools.cached_property
@@ -297,29 +302,50 @@ class SearchSpace:
         does not fit.
     """
     first, last = len(self.first), len(self.last)
-    trunk = list(arch.blocks[first : len(arch.blocks) - last])
-    choices: list[Choice | None] = []
-    for i, layer in enumerate(self.layers):
+    trunk = arch.blocks[first : len(arch.blocks) - last]
+    stuck: list[tuple[int, int]] = []
+
+    @functools.cache
+    def fill(i: int, j: int) -> tuple[Choice | None, ...] | None:
+      """Choices of layers i, ... that give blocks j, ..., if there are any."""
+      if i == len(self.layers):
+        if j == len(trunk):
+          return ()
+        stuck.append((j, i))
+        return None
+      layer = self.layers[i]
       fits = None
-      if trunk:
-        block = trunk[0]
-        fits = next((c for c in layer.choices if layer.block(c) == block), None)
-      if fits is None and not layer.skippable:
-        found = trunk[0] if trunk else 'the end of the network'
-        raise UserError(
-          f'architecture is not in the space: layer {i} '
-          f'({layer.in_channels}->{layer.out_channels}, stride {layer.stride}) '
-          f'cannot be {found}'
+      if j < len(trunk):
+        fits = next(
+          (c for c in layer.choices if layer.block(c) == trunk[j]), None
         )
-      if fits is not None:
-        trunk.pop(0)
-      choices.append(fits)
-    if self.architecture_of(tuple(choices)) != arch:
+      if fits is not None and (rest := fill(i + 1, j + 1)) is not None:
+        return (fits, *rest)
+      if layer.skippable and (rest := fill(i + 1, j)) is not None:
+        return (None, *rest)
+      stuck.append((j, i))
+      return None
+
+    choices = fill(0, 0)
+    if choices is None:
+      j, i = max(stuck)  # The first block that fits nowhere.
+      found = trunk[j] if j < len(trunk) else 'the end of the network'
+      if i == len(self.layers):
+        raise UserError(
+          f'architecture is not in the space: no layer is left for {found}'
+        )
+      layer = self.layers[i]
+      raise UserError(
+        f'architecture is not in the space: layer {i} '
+        f'({layer.in_channels}->{layer.out_channels}, stride {layer.stride}) '
+        f'cannot be {found}'
+      )
+    if self.architecture_of(choices) != arch:
       raise UserError(
         'architecture is not in the space: its stem, fixed blocks, head, '
-        'classifier or style differ, or a block is left over'
+        'classifier or style differ'
       )
-    return self.gates_of(tuple(choices))
+    return self.gates_of(choices)
 
   def sample(self, rng: np.random.Generator) -> Architecture:
     """A network drawn uniformly layer by layer, skip as one more candidate."""

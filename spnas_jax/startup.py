@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import pathlib
+from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
 
 from spnas_jax import config as config_lib
+from spnas_jax import datasets
+from spnas_jax.errors import UserError
 from spnas_jax.workdir import Workdir
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -18,16 +22,66 @@ def start(config: ConfigDict, workdir: str) -> tuple[ConfigDict, Workdir]:
   """Checks the configuration and prepares JAX.
 
   Raises:
-    UserError: a value is not allowed, or the workdir cannot be used.
+    UserError: a key or a value is not allowed, or the workdir cannot be used.
   """
+  check_keys(config, config_lib.default_config())
   config_lib.check(config)
+  datasets.check(config.dataset)
   logging.set_verbosity(logging.WARNING)
   prepare_jax()
   return config, Workdir(workdir)
 
 
+def check_keys(config: ConfigDict, default: ConfigDict, path: str = '') -> None:
+  """Refuses keys and types that `default` does not have, and missing keys.
+
+  The command line is checked by its parser; a config file may set anything.
+
+  Raises:
+    UserError: one line with the key and what is allowed.
+  """
+  for key in config:
+    if key not in default:
+      close = difflib.get_close_matches(key, list(default), 1)
+      hint = f'; did you mean {path}{close[0]}?' if close else ''
+      raise UserError(f'{path}{key}: the config has no such key{hint}')
+  for key in default:
+    if key not in config:
+      raise UserError(
+        f'{path}{key} is missing in the config; start from '
+        'spnas_jax.config.default_config()'
+      )
+    value, kind = config[key], default.get_type(key)
+    if issubclass(kind, ConfigDict) and isinstance(value, ConfigDict):
+      check_keys(value, default[key], f'{path}{key}.')
+    elif not (value is None and default[key] is None):
+      _check_type(f'{path}{key}', value, kind)
+      if kind is tuple:
+        kinds = {type(leaf) for leaf in _leaves(default[key])}
+        for leaf in _leaves(value) if len(kinds) == 1 else ():
+          _check_type(f'an element of {path}{key}', leaf, *kinds)
+
+
+def _check_type(what: str, value: Any, kind: type) -> None:
+  fits = isinstance(value, (int, float) if kind is float else kind)
+  if not fits or (isinstance(value, bool) and kind is not bool):
+    name = 'config section' if issubclass(kind, ConfigDict) else kind.__name__
+    raise UserError(f'{what} is {value!r}, must be of type {name}')
+
+
+def _leaves(value: Any) -> list[Any]:
+  """Elements of nested tuples."""
+  if not isinstance(value, (tuple, list)):
+    return [value]
+  return [leaf for item in value for leaf in _leaves(item)]
+
+
 def prepare_jax() -> None:
-  """Joins the other processes, if any, and turns the compilation cache on."""
+  """Joins the other processes, if any, and turns the compilation cache on.
+
+  Raises:
+    UserError: the variables that name the processes are incomplete.
+  """
   import jax
 
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
@@ -35,10 +89,16 @@ def prepare_jax() -> None:
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   address = os.environ.get('JAX_COORDINATOR_ADDRESS')
   if address:
-    jax.distributed.initialize(
-      address,
-      int(os.environ['JAX_NUM_PROCESSES']),
-      int(os.environ['JAX_PROCESS_ID']),
-    )
+    try:
+      count, index = (
+        int(os.environ[name])
+        for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+      )
+    except (KeyError, ValueError) as e:
+      raise UserError(
+        'JAX_COORDINATOR_ADDRESS is set, so JAX_NUM_PROCESSES and '
+        f'JAX_PROCESS_ID must be whole numbers ({e})'
+      ) from e
+    jax.distributed.initialize(address, count, index)
   elif ',' in os.environ.get('TPU_WORKER_HOSTNAMES', ''):
     jax.distributed.initialize()  # A pod slice: Cloud TPU knows the rest.

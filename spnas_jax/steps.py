@@ -134,7 +134,8 @@ def score(logits: Array, labels: Array, mask: Array) -> dict[str, Array]:
   own (all of them where there are no more than five classes).
   """
   own = jnp.take_along_axis(logits, labels[:, None], 1)
-  rank = (logits > own).sum(-1)
+  # Written so that NaN, which compares with nothing, ranks last, not first.
+  rank = (~(logits <= own)).sum(-1)
   log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
   ce = -jnp.take_along_axis(log_probability, labels[:, None], 1)[:, 0]
   return {

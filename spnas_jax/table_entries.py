@@ -16,6 +16,7 @@ from jax import Array
 
 from spnas_jax import tflite
 from spnas_jax.architecture import Architecture, Block, block_input_sizes
+from spnas_jax.convnet import ConvNet
 from spnas_jax.latency import block_key, head_key, stem_key
 from spnas_jax.layers import Frame, MBConv, Style
 from spnas_jax.space import SearchSpace
@@ -85,6 +86,23 @@ def space_entries(space: SearchSpace, image_size: int) -> dict[str, Entry]:
   return entries
 
 
+def network_tflite(
+  arch: Architecture,
+  image_size: int,
+  rng: np.random.Generator,
+  num_blocks: int | None = None,
+) -> bytes:
+  """A bare float32 network with random weights.
+
+  With `num_blocks` only its beginning: the stem and so many blocks.
+  """
+  network: nn.Module = ConvNet(arch, implementation='primitive')
+  if num_blocks is not None:
+    network = _Beginning(arch, num_blocks)
+  shape = (1, image_size, image_size, arch.input_channels)
+  return random_tflite(network, shape, rng)
+
+
 def random_tflite(
   module: nn.Module, input_shape: tuple[int, ...], rng: np.random.Generator
 ) -> bytes:
@@ -133,3 +151,18 @@ class _Part(nn.Module):
     return (
       frame.stem(x, False) if entry.part == 'stem' else frame.head(x, False)
     )
+
+
+class _Beginning(nn.Module):
+  """Stem and first blocks of a network, for inference."""
+
+  arch: Architecture
+  num_blocks: int
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    style = Style.of(self.arch, implementation='primitive')
+    x = Frame(self.arch, style).stem(x, False)
+    for block in self.arch.blocks[: self.num_blocks]:
+      x = MBConv(block, style)(x, False)
+    return x

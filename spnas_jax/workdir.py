@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax import config as config_lib
 from spnas_jax.errors import UserError
+from spnas_jax.parallel import barrier
 
 _PACKAGES = (
   'jax',
@@ -56,8 +57,10 @@ class Workdir:
     try:
       self.path.mkdir(parents=True, exist_ok=True)
       list(self.path.iterdir())
-      if '://' not in text and not os.access(text, os.W_OK):
-        raise PermissionError('no write permission')
+      if '://' not in text and not os.access(
+        text, os.R_OK | os.W_OK | os.X_OK, effective_ids=True
+      ):
+        raise PermissionError('no permission')
     except OSError as e:
       reason = e.strerror or str(e)
       raise UserError(
@@ -87,13 +90,20 @@ class Workdir:
     """results.json: one object per finished stage.
 
     Raises:
-      UserError: the file is there but not readable as JSON.
+      UserError: the file is there but is not a JSON object.
     """
-    path = self.path / 'results.json'
+    return self._read_object('results.json') or {}
+
+  def _read_object(self, name: str) -> dict[str, Any] | None:
+    """A JSON object, None if there is no such file."""
+    path = self.path / name
     if not path.exists():
-      return {}
+      return None
     try:
-      return json.loads(path.read_text())
+      value = json.loads(path.read_text())
+      if not isinstance(value, dict):
+        raise ValueError(f'it holds a {type(value).__name__}, not an object')
+      return value
     except (OSError, ValueError) as e:
       raise UserError(
         f'{path}: cannot be read ({e}); restore it or use another --workdir'
@@ -109,6 +119,8 @@ class Workdir:
         are never overwritten.
     """
     result = self.results().get(stage)
+    # All have looked before one can finish the stage, so all decide alike.
+    barrier(f'{stage}: finished?')
     if not isinstance(result, dict) or 'config_hash' not in result:
       return None
     if result['config_hash'] == fingerprint(inputs):
@@ -128,18 +140,16 @@ class Workdir:
       UserError: they belong to a run with other inputs.
     """
     name = f'{stage}/inputs.json'
-    path = self.path / name
     plain = json.loads(json.dumps(inputs))
-    if path.exists():
-      old = json.loads(path.read_text())
-      if old != plain:
-        raise UserError(
-          f'--workdir {self.path} holds an unfinished {stage} with another '
-          f'configuration ({differences(old, plain)}); give another --workdir, '
-          f'or remove its folder {stage!r}'
-        )
-      return
-    self.write(name, json.dumps(plain, indent=1))
+    old = self._read_object(name)
+    if old is None:
+      self.write(name, json.dumps(plain, indent=1))
+    elif old != plain:
+      raise UserError(
+        f'--workdir {self.path} holds an unfinished {stage} with another '
+        f'configuration ({differences(old, plain)}); give another --workdir, '
+        f'or remove its folder {stage!r}'
+      )
 
   def finish(
     self,
@@ -171,10 +181,13 @@ class Workdir:
       },
     }
     self.record(stage, entry)
+    barrier(f'{stage}: finished')  # The next stage reads what this one left.
     return entry
 
   def record(self, stage: str, value: Any) -> None:
     """Puts a stage's value into results.json, atomically."""
+    if jax.process_index() != 0:
+      return
     results = self.results()
     results[stage] = value
     self.write('results.json', json.dumps(results, indent=1) + '\n')

@@ -364,7 +364,7 @@ print(int(batch['mask'].sum()))
   ]
   for process in processes:
     out, err = process.communicate(timeout=120)
-    assert (process.returncode, out.strip()) == (0, '360'), err
+    assert (process.returncode, out.strip(), err) == (0, '360', '')
   assert sorted(path.name for path in tmp_path.glob('digits/*')) == ['1.0.0']
 
 

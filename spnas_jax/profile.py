@@ -1,0 +1,223 @@
+"""Stage `profile`: how long the exported network takes, and what was predicted.
+
+The exported file may have the normalisation inside, which no latency table
+knows. So the bare network is timed beside it, and predictions are held against
+that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from spnas_jax import measuring, tflite
+from spnas_jax.architecture import Architecture
+from spnas_jax.build_table import spell
+from spnas_jax.devices import Device, OperationTime, Timing, open_device
+from spnas_jax.errors import UserError
+from spnas_jax.export import FILES
+from spnas_jax.latency import LatencyTable, network_keys
+from spnas_jax.table_entries import network_tflite
+from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
+
+_BARE = 'bare network'
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Stage `profile`.
+
+  Raises:
+    UserError: nothing was exported, the table cannot be read, or the device
+      cannot be used.
+  """
+  exported = workdir.results().get('export')
+  if exported is None:
+    raise UserError(
+      f'--workdir {workdir.path} holds no exported network; run '
+      '--stage=export first'
+    )
+  device = open_device(config)
+  facts = device.describe()
+  table = None
+  if config.latency_table:
+    table = LatencyTable.load(config.latency_table)
+  inputs = stage_inputs(
+    config,
+    'profile',
+    'device',
+    exported=fingerprint(exported['inputs']),
+    table=table and fingerprint(dataclasses.asdict(table)),
+    measured_on=facts['device'],
+  )
+  done = workdir.finished('profile', inputs)
+  if done is not None:
+    return done
+  workdir.claim('profile', inputs)
+  start = time.monotonic()
+  arch, image_size, files = read_exported(workdir)
+  beginnings = export_beginnings(arch, image_size)
+  bare = beginnings.pop(_BARE)
+  operations = device.operation_times(bare, config.profile.rounds)
+  timings = measuring.measure(
+    'profile',
+    workdir,
+    device,
+    # Differences of beginnings are a layer's time inside the network, for a
+    # device that does not tell it.
+    {**files, _BARE: bare, **({} if operations else beginnings)},
+    config.profile,
+  )
+  sizes = [len(tflite.operations(m)) for m in (*beginnings.values(), bare)]
+  result = {
+    **file_times(timings),
+    **predict(table, device, arch, image_size, timings[_BARE].median_ms),
+    'operations': [dataclasses.asdict(o) for o in operations],
+    **facts,
+    'threads': device.threads,
+    'conditions': device.conditions(),
+    'protocol': measuring.protocol(device, config.profile),
+  }
+  measured: list[float] | None
+  if operations:
+    measured = sum_operations(operations, sizes)
+  else:
+    measured = np.diff(
+      [timings[name].median_ms for name in (*beginnings, _BARE)], prepend=0.0
+    ).tolist()
+  for i, layer in enumerate(result['layers']):
+    layer['measured_ms'] = measured and measured[i]
+  print(f'profile: {spell_result(result)}')
+  result = workdir.finish('profile', inputs, result, time.monotonic() - start)
+  measuring.forget('profile', workdir)
+  return result
+
+
+def read_exported(
+  workdir: Workdir,
+) -> tuple[Architecture, int, dict[str, bytes]]:
+  """(network, side of its input in px, models by file name) of a workdir."""
+  try:
+    sidecar = json.loads((workdir / 'model.json').read_text())
+    files = {name: (workdir / name).read_bytes() for name, _ in FILES.values()}
+    arch = Architecture.from_json(json.dumps(sidecar['network']))
+    return arch, sidecar['image_size'], files
+  except (OSError, ValueError, KeyError) as e:
+    raise UserError(
+      f'--workdir {workdir.path}: the exported files cannot be read '
+      f"({type(e).__name__}: {e}); remove 'export' from its results.json and "
+      'run --stage=export again'
+    ) from e
+
+
+def export_beginnings(arch: Architecture, image_size: int) -> dict[str, bytes]:
+  """Growing parts of a network: stem; and one block; ...; all of it."""
+  rng = np.random.default_rng(0)
+  parts = {
+    f'stem and {n} blocks': network_tflite(arch, image_size, rng, n)
+    for n in range(len(arch.blocks) + 1)
+  }
+  return {**parts, _BARE: network_tflite(arch, image_size, rng)}
+
+
+def file_times(timings: dict[str, Timing]) -> dict[str, Any]:
+  """Times of the exported files and of the bare network."""
+  result: dict[str, Any] = {}
+  for name, ending in FILES.values():
+    result[f'median_ms{ending}'] = timings[name].median_ms
+    result[f'spread_ms{ending}'] = timings[name].spread_ms
+  result['bare_median_ms'] = timings[_BARE].median_ms
+  result['bare_spread_ms'] = timings[_BARE].spread_ms
+  return result
+
+
+def predict(
+  table: LatencyTable | None,
+  device: Device,
+  arch: Architecture,
+  image_size: int,
+  bare_ms: float,
+) -> dict[str, Any]:
+  """What a table says of a network, if it may say anything.
+
+  Returns:
+    'predicted_ms' and 'error_pct' (of the bare network's time), both None where
+    the table does not fit; 'prediction', why not, or what is compared;
+    'layers': [{'key', 'predicted_ms'}, ...].
+  """
+  keys = network_keys(arch, image_size)
+  why = _unfit(table, device, image_size)
+  if table is not None and not why:
+    try:
+      predicted = table.predict(arch)
+      return {
+        'predicted_ms': predicted,
+        'error_pct': 100 * (predicted / bare_ms - 1),
+        'prediction': 'against the bare network, without normalisation',
+        'layers': [
+          {'key': key, 'predicted_ms': table.factor * table.entry_ms(key)}
+          for key in keys
+        ],
+      }
+    except UserError as e:
+      why = str(e)
+  return {
+    'predicted_ms': None,
+    'error_pct': None,
+    'prediction': f'none: {why}',
+    'layers': [{'key': key, 'predicted_ms': None} for key in keys],
+  }
+
+
+def _unfit(table: LatencyTable | None, device: Device, image_size: int) -> str:
+  """Why a table does not hold for this measurement; empty if it does."""
+  if table is None:
+    return 'latency_table is not set'
+  here = device.describe()['device']
+  if table.device != here:
+    return f'the table is of {spell(table.device)}, this is {spell(here)}'
+  if table.threads != device.threads:
+    return f'the table is for {table.threads} threads, not {device.threads}'
+  if table.image_size != image_size:
+    return f'the table is for {table.image_size} px, not {image_size}'
+  return ''
+
+
+def sum_operations(
+  operations: list[OperationTime], ends: list[int]
+) -> list[float] | None:
+  """Sums a runtime's operation times over layers, ms.
+
+  Args:
+    operations: in order of execution.
+    ends: number of operations up to the end of each layer.
+
+  Returns:
+    ms of each layer; None where the runtime split or merged operations, so that
+    their number is not the model's.
+  """
+  if len(operations) != ends[-1]:
+    return None
+  starts = [0, *ends[:-1]]
+  return [
+    sum(o.mean_ms for o in operations[start:end])
+    for start, end in zip(starts, ends, strict=True)
+  ]
+
+
+def spell_result(result: dict[str, Any]) -> str:
+  """The result in one line."""
+  words = (
+    f'model.tflite takes {result["median_ms"]:.4g} ms (float16 '
+    f'{result["median_ms_fp16"]:.4g}, int8 {result["median_ms_int8"]:.4g})'
+  )
+  if result['predicted_ms'] is None:
+    return f'{words}; prediction {result["prediction"]}'
+  return (
+    f'{words}; bare network {result["bare_median_ms"]:.4g} ms, predicted '
+    f'{result["predicted_ms"]:.4g} ({result["error_pct"]:+.1f}%)'
+  )

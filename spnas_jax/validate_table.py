@@ -1,0 +1,238 @@
+"""Stage `validate_table`: does the table predict networks it has not seen?"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import time
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import stats
+
+from spnas_jax import measuring
+from spnas_jax.architecture import Architecture
+from spnas_jax.build_table import (
+  VALIDATION_STREAM,
+  load_for,
+  random_networks,
+  spell,
+)
+from spnas_jax.config import make_space
+from spnas_jax.devices import Timing, open_device
+from spnas_jax.errors import UserError
+from spnas_jax.latency import LatencyTable
+from spnas_jax.space import SearchSpace
+from spnas_jax.table_entries import network_tflite
+from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
+
+# Networks of the table's calibration that are timed again.
+_REPEATED = 4
+# Mean absolute error, percent, up to which a table is called good and usable.
+_GOOD_PCT, _USABLE_PCT = 2.0, 5.0
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Stage `validate_table`: measured against predicted, and a scatter plot.
+
+  Raises:
+    UserError: the table is of another device or size, or covers another space.
+  """
+  device = open_device(config)
+  table = load_for(config, device)
+  inputs = stage_inputs(
+    config,
+    'seed',
+    'space',
+    'validate_table',
+    table=fingerprint(dataclasses.asdict(table)),
+  )
+  done = workdir.finished('validate_table', inputs)
+  if done is not None:
+    return done
+  workdir.claim('validate_table', inputs)
+  start = time.monotonic()
+  space = make_space(config)
+  networks, repeated = choose_networks(config, space, table)
+  predicted = {name: table.predict(arch) for name, arch in networks.items()}
+  rng = np.random.default_rng(config.seed)
+  print(f'validate_table: exporting {len(networks) + len(repeated)} networks')
+  models = {
+    name: network_tflite(arch, table.image_size, rng)
+    for name, arch in {**networks, **repeated}.items()
+  }
+  timings = measuring.measure(
+    'validate_table', workdir, device, models, config.validate_table
+  )
+  result = compare(table, predicted, timings)
+  result |= {
+    'drift_pct': drift(table, {name: timings[name] for name in repeated}),
+    'table': table.name,
+    'device': table.device,
+    'protocol': measuring.protocol(device, config.validate_table),
+    'conditions': device.conditions(),
+  }
+  result['verdict'] = verdict(result)
+  workdir.write('validate_table.png', scatter_plot(result, spell(table.device)))
+  print(f'validate_table: {result["verdict"]}')
+  result = workdir.finish(
+    'validate_table', inputs, result, time.monotonic() - start
+  )
+  measuring.forget('validate_table', workdir)
+  return result
+
+
+def choose_networks(
+  config: ConfigDict, space: SearchSpace, table: LatencyTable
+) -> tuple[dict[str, Architecture], dict[str, Architecture]]:
+  """(networks the table has not seen, some it was calibrated with).
+
+  Raises:
+    UserError: the space has no network beside those of the calibration.
+  """
+  known = table.calibration.get('networks', ())
+  networks = random_networks(
+    space,
+    config.validate_table.num_networks,
+    np.random.default_rng([config.seed, VALIDATION_STREAM]),
+    exclude=tuple(known),
+  )
+  if not networks:
+    raise UserError(
+      f'validate_table.num_networks is {config.validate_table.num_networks}, '
+      f'but the space holds only the {len(known)} networks that the table was '
+      'calibrated with; set build_table.calibration_networks lower'
+    )
+  style = {
+    name: getattr(space, name)
+    for name in (
+      'activation',
+      'batch_norm_momentum',
+      'batch_norm_epsilon',
+      'padding',
+    )
+  }
+  repeated = {
+    text: Architecture.from_string(text, **style) for text in known[:_REPEATED]
+  }
+  return networks, repeated
+
+
+def compare(
+  table: LatencyTable,
+  predicted: dict[str, float],
+  timings: dict[str, Timing],
+) -> dict[str, Any]:
+  """Errors of the predictions.
+
+  Args:
+    table: where they come from.
+    predicted: block string -> ms.
+    timings: block string -> measured.
+
+  Returns:
+    'rmse_ms'; 'mean_abs_pct' and 'worst_pct' of the measured time;
+    'uncalibrated_mean_abs_pct', of the bare sums; 'rank_correlation'
+    (Spearman; None where it is not defined); 'networks', one row each.
+  """
+  names = list(predicted)
+  guess = np.array([predicted[name] for name in names])
+  truth = np.array([timings[name].median_ms for name in names])
+  errors = 100 * (guess / truth - 1)
+  bare = 100 * (guess / table.factor / truth - 1)
+  rank = None
+  if len(set(truth)) > 1 and len(set(guess)) > 1:
+    rank = float(stats.spearmanr(guess, truth).statistic)
+  return {
+    'num_networks': len(names),
+    'rmse_ms': float(np.sqrt(np.mean((guess - truth) ** 2))),
+    'mean_abs_pct': float(np.abs(errors).mean()),
+    'worst_pct': float(np.abs(errors).max()),
+    'uncalibrated_mean_abs_pct': float(np.abs(bare).mean()),
+    'rank_correlation': rank,
+    'networks': [
+      {
+        'architecture': name,
+        'predicted_ms': predicted[name],
+        'measured_ms': timings[name].median_ms,
+        'spread_ms': timings[name].spread_ms,
+        'error_pct': float(error),
+      }
+      for name, error in zip(names, errors, strict=True)
+    ],
+  }
+
+
+def drift(table: LatencyTable, repeated: dict[str, Timing]) -> float | None:
+  """How much slower the device is than when the table was made, percent.
+
+  Median over networks of the calibration that were timed again; None without.
+  """
+  if not repeated:
+    return None
+  calibration = table.calibration
+  then = dict(
+    zip(calibration['networks'], calibration['measured_ms'], strict=True)
+  )
+  return float(
+    np.median(
+      [100 * (t.median_ms / then[name] - 1) for name, t in repeated.items()]
+    )
+  )
+
+
+def verdict(result: dict[str, Any]) -> str:
+  """The result in words."""
+  error, moved = result['mean_abs_pct'], result['drift_pct']
+  words = (
+    f'{result["num_networks"]} networks that the table has not seen are '
+    f'predicted within {error:.2f}% on average, {result["worst_pct"]:.2f}% at '
+    f'worst ({result["rmse_ms"]:.3g} ms RMS)'
+  )
+  if result['rank_correlation'] is not None:
+    words += f', rank correlation {result["rank_correlation"]:.3f}'
+  if error <= _GOOD_PCT:
+    words += '. Good to search with.'
+  elif error <= _USABLE_PCT:
+    words += f'. Usable, but leave a margin of {result["worst_pct"]:.0f}%.'
+  else:
+    words += '. Not to be searched with: measure again on a quieter device.'
+  if moved is not None and abs(moved) > _GOOD_PCT:
+    slower = 'slower' if moved > 0 else 'faster'
+    words += (
+      f' The device runs {abs(moved):.1f}% {slower} than when the table was '
+      'made, which is in these errors.'
+    )
+  return words
+
+
+def scatter_plot(result: dict[str, Any], device: str) -> bytes:
+  """Predicted against measured, with the identity line, as a PNG file."""
+  from matplotlib.figure import Figure
+
+  rows = result['networks']
+  predicted = [row['predicted_ms'] for row in rows]
+  measured = [row['measured_ms'] for row in rows]
+  ends = [min(predicted + measured), max(predicted + measured)]
+  figure = Figure(figsize=(5, 5), layout='constrained')
+  axes = figure.subplots()
+  axes.axline((ends[0], ends[0]), slope=1, color='0.7', zorder=0)
+  axes.errorbar(
+    predicted,
+    measured,
+    yerr=[row['spread_ms'] / 2 for row in rows],
+    fmt='o',
+    markersize=4,
+    elinewidth=1,
+  )
+  axes.set_xlabel('predicted, ms')
+  axes.set_ylabel('measured, ms')
+  axes.set_title(
+    f'{len(rows)} unseen networks, {result["mean_abs_pct"]:.2f}% off on average'
+    f'\n{device}',
+    fontsize=9,
+  )
+  file = io.BytesIO()
+  figure.savefig(file, format='png', dpi=150)
+  return file.getvalue()
