@@ -31,12 +31,8 @@ from spnas_jax.loop import take
 from spnas_jax.objective import cross_entropy
 from spnas_jax.parallel import AXIS, replicate
 from spnas_jax.random_search import score_from_scratch
-from spnas_jax.search import (
-  load_supernet,
-  load_table,
-  make_search,
-  resolve_target,
-)
+from spnas_jax.search_record import load_supernet
+from spnas_jax.search_setup import load_table, make_search, resolve_target
 from spnas_jax.search_step import Search
 from spnas_jax.shared_kernels import shared_kernels
 from spnas_jax.space import SearchSpace

@@ -163,11 +163,14 @@ def _label_ramp(ax, steps, values, colours):
   if not len(values) or values[0] <= values[-1]:
     return
   place = int(np.argmax(values < values[0] - 0.25 * (values[0] - values[-1])))
+  late = steps[place] > 0.6 * steps[-1]
   ax.annotate(
     'ramp of the target',
-    (steps[place], values[place]),
-    xytext=(12, 14),
+    (1, values[place]) if late else (steps[place], values[place]),
+    xycoords=('axes fraction', 'data') if late else 'data',
+    xytext=(-3 if late else 12, 14),
     textcoords='offset points',
+    ha='right' if late else 'left',
     color=colours.orange,
     fontsize=SMALL,
   )

@@ -98,9 +98,9 @@ def _scalar(entry) -> float | None:
     return None
   tensor = entry.tensor
   if tensor.dtype == _DT_FLOAT:
-    values, raw = tensor.float_val, np.float32
+    values, raw = tensor.float_val, '<f4'
   elif tensor.dtype == _DT_DOUBLE:
-    values, raw = tensor.double_val, np.float64
+    values, raw = tensor.double_val, '<f8'
   else:
     return None
   if values:

@@ -132,7 +132,7 @@ def style(ax: Axes, colours: Palette) -> None:
   ax.set_axisbelow(True)
   ax.tick_params(colors=colours.muted, labelsize=SMALL, length=3)
   ax.tick_params(axis='y', length=0)
-  ax.xaxis.label.set_size(SMALL)
+  ax.xaxis.label.set_fontsize(SMALL)
   ax.xaxis.set_major_locator(MaxNLocator(5))
   ax.yaxis.set_major_locator(MaxNLocator(5))
 

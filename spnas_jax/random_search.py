@@ -20,7 +20,7 @@ from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
 from spnas_jax.evaluate import convnet_eval_step, score_split
 from spnas_jax.latency import LatencyTable
-from spnas_jax.search import load_table, resolve_target, search_inputs
+from spnas_jax.search_setup import load_table, resolve_target, search_inputs
 from spnas_jax.space import SearchSpace
 from spnas_jax.train import train_network
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs

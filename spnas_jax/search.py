@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import time
 from typing import Any
 
@@ -12,150 +10,42 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.architecture import Architecture
 from spnas_jax.batch_norm import estimate_batch_stats
-from spnas_jax.checkpoint import Checkpoints
 from spnas_jax.config import dataset_facts, make_space
-from spnas_jax.controller import Controller, ControllerState
 from spnas_jax.diagnostics import flips_per_epoch, warnings
-from spnas_jax.errors import UserError
 from spnas_jax.evaluate import score_split
 from spnas_jax.evolution import Evolution
-from spnas_jax.gates import FORMULATIONS, decide
-from spnas_jax.latency import LatencyTable
+from spnas_jax.gates import decide
 from spnas_jax.loop import run_steps, take
-from spnas_jax.parallel import AXIS, pmap_eval, pmap_step, replicate
+from spnas_jax.parallel import pmap_eval, pmap_step, replicate
 from spnas_jax.projection import project
-from spnas_jax.runtime import RuntimeModel
-from spnas_jax.schedules import Phases, learning_rate_schedule
+from spnas_jax.run_setup import check_batch, device_batches
+from spnas_jax.search_record import (
+  HISTORY,
+  last_of_each_step,
+  load_history,
+  load_supernet,
+  npz,
+  params_sha256,
+  save_gates,
+  supernet_arrays,
+)
+from spnas_jax.search_setup import (
+  create_state,
+  load_table,
+  make_search,
+  resolve_target,
+  search_inputs,
+)
 from spnas_jax.search_step import Search, make_search_step
-from spnas_jax.space import Choice, SearchSpace
+from spnas_jax.space import SearchSpace
 from spnas_jax.steps import make_eval_step
 from spnas_jax.subnets import Subnets
-from spnas_jax.supernet import SuperNet, inherit, layer_name
-from spnas_jax.train import check_batch, device_batches, init_variables
 from spnas_jax.train_state import TrainState
-from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
+from spnas_jax.workdir import Workdir, fingerprint
 
 # A gate whose open probability lies between these is called undecided.
 UNDECIDED = (0.2689, 0.7311)  # sigmoid(-1), sigmoid(1)
-
-
-def load_table(config: ConfigDict) -> LatencyTable:
-  """The configured table, checked against the image size.
-
-  Raises:
-    UserError: no table is named, or it was measured at another size.
-  """
-  if not config.latency_table:
-    raise UserError(
-      "latency_table is '', must be the path of a table; make one with "
-      '--stage=build_table'
-    )
-  table = LatencyTable.load(config.latency_table)
-  if table.image_size != config.dataset.image_size:
-    raise UserError(
-      f'latency_table {config.latency_table!r} was measured at '
-      f'{table.image_size} px, dataset.image_size is '
-      f'{config.dataset.image_size}; they must be equal'
-    )
-  return table
-
-
-def resolve_target(
-  config: ConfigDict, space: SearchSpace, table: LatencyTable
-) -> tuple[float | None, float, float]:
-  """(target or None under a fixed lambda, fastest, slowest network), ms.
-
-  Raises:
-    UserError: no network of the space can meet the target, or all of them do.
-  """
-  low, high = table.limits(space)
-  c = config.search
-  if c.lambda_ is not None:
-    if c.method == 'evolution':
-      raise UserError(
-        f'search.lambda_ is {c.lambda_}, must be unset for search.method '
-        "'evolution', which needs a target"
-      )
-    if c.target_ms is not None:
-      raise UserError(
-        f'search.lambda_ is {c.lambda_} and search.target_ms is {c.target_ms}, '
-        'allowed: one of them; a fixed lambda has no target'
-      )
-    return None, low, high
-  if c.target_ms is None:
-    return low + c.target_fraction * (high - low), low, high
-  if not low <= c.target_ms <= high:
-    raise UserError(
-      f'search.target_ms is {c.target_ms:g}, allowed: {low:.4g} to {high:.4g} '
-      f'ms, the fastest and the slowest network of the space on '
-      f'{table.name!r}'
-    )
-  return c.target_ms, low, high
-
-
-def make_search(
-  config: ConfigDict,
-  space: SearchSpace,
-  table: LatencyTable,
-  target_ms: float | None,
-) -> Search:
-  """Everything static of the configured search."""
-  c = config.search
-  formulation = FORMULATIONS[c.gates]
-  facts = dataset_facts(config)
-  per_epoch = facts.steps_per_epoch(c.batch_size)
-  total = max(1, round(c.epochs * per_epoch))
-  constant = not formulation.sampled
-  phases = Phases(
-    # An evolution needs weights that serve every network, not decisions.
-    warm_up=total
-    if c.method == 'evolution' and not c.evolution.supernet
-    else min(round(c.warmup_epochs * per_epoch), total),
-    total=total,
-    # The reference's surrogate has no temperature.
-    temperature_start=1.0 if constant else c.temperature_start,
-    temperature_end=1.0 if constant else c.temperature_end,
-    fall_start=c.temperature_fall[0],
-    fall_end=c.temperature_fall[1],
-  )
-  controller = None
-  if target_ms is not None:
-    controller = Controller(target_ms=target_ms, **c.controller)
-  supernet = SuperNet(
-    space,
-    placement=formulation.placement,
-    num_thresholds=formulation.num_thresholds(space),
-    dtype=c.dtype,
-    axis_name=AXIS if c.sync_batch_norm else None,
-  )
-  return Search(
-    supernet=supernet,
-    formulation=formulation,
-    runtime=RuntimeModel.of(table, space),
-    phases=phases,
-    controller=controller,
-    learning_rate=learning_rate_schedule(c, per_epoch, total),
-    recipe=c,
-    seed=config.seed,
-  )
-
-
-def create_state(search: Search, config: ConfigDict) -> TrainState:
-  """State at step 0."""
-  space = search.supernet.space
-  gates = jnp.ones(len(space.gates))
-  variables = init_variables(
-    search.supernet,
-    config.dataset.image_size,
-    space.input_channels,
-    config.seed,
-    gates,
-  )
-  return TrainState.create(
-    variables, search.optimizer(), ControllerState.create()
-  )
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
@@ -262,9 +152,9 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     result['evolution'] = evolution
   workdir.write(
     'search/supernet.npz',
-    _supernet_arrays(space, state.params, decision, history),
+    supernet_arrays(space, state.params, decision, history),
   )
-  _save_gates(workdir, space.gates_of(found))
+  save_gates(workdir, space.gates_of(found))
   workdir.write('architecture.json', arch.to_json())
   _report(result, space, found)
   return workdir.finish('search', inputs, result, time.monotonic() - start)
@@ -277,8 +167,8 @@ def _trained_supernet(search: Search, config: ConfigDict, workdir: Workdir):
     return _run_steps(search, config, workdir)
   source = Workdir(other)
   state = load_supernet(config, source)
-  history = _load_history(source, 'search/history.npz')
-  return state, _last_of_each_step(history)
+  history = load_history(source)
+  return state, last_of_each_step(history)
 
 
 def _evolve(search, config, state, table, target_ms, own):
@@ -329,25 +219,11 @@ def _evolve(search, config, state, table, target_ms, own):
   }
 
 
-def search_inputs(config: ConfigDict, table: LatencyTable) -> dict[str, Any]:
-  """What the result of a search depends on."""
-  return stage_inputs(
-    config,
-    'seed',
-    'dataset',
-    'space',
-    'search',
-    'evaluate.split',
-    table=hashlib.sha256(table.to_json().encode()).hexdigest()[:16],
-  )
-
-
 def _run_steps(search: Search, config: ConfigDict, workdir: Workdir):
   """The loop; returns (state, history of the logged steps)."""
   c = config.search
   per_epoch = dataset_facts(config).steps_per_epoch(c.batch_size)
-  history_name = 'search/history.npz'
-  history = _load_history(workdir, history_name)
+  history = load_history(workdir)
 
   def describe(m: dict[str, float]) -> str:
     ramp = f' (target {m["target_ms"]:.4g})' if 'target_ms' in m else ''
@@ -361,7 +237,7 @@ def _run_steps(search: Search, config: ConfigDict, workdir: Workdir):
       history.setdefault(key, []).append(np.asarray(value))
     history.setdefault('step', []).append(np.asarray(step))
     stacked = {key: np.stack(values) for key, values in history.items()}
-    workdir.write(history_name, _npz(stacked))
+    workdir.write(HISTORY, npz(stacked))
 
   state = run_steps(
     'search',
@@ -375,28 +251,7 @@ def _run_steps(search: Search, config: ConfigDict, workdir: Workdir):
     describe=describe,
     on_log=on_log,
   )
-  return state, _last_of_each_step(history)
-
-
-def _npz(arrays: dict[str, Any]) -> bytes:
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)
-  return buffer.getvalue()
-
-
-def _load_history(workdir: Workdir, name: str) -> dict[str, list[np.ndarray]]:
-  path = workdir / name
-  if not path.exists():
-    return {}
-  with np.load(io.BytesIO(path.read_bytes())) as arrays:
-    return {key: list(arrays[key]) for key in arrays}
-
-
-def _last_of_each_step(history: dict[str, list[np.ndarray]]):
-  """Sorted by step; a step repeated after a resume counts once."""
-  steps = np.asarray(history['step'])
-  last = [int(np.flatnonzero(steps == s)[-1]) for s in np.unique(steps)]
-  return {k: np.stack([v[i] for i in last]) for k, v in history.items()}
+  return state, last_of_each_step(history)
 
 
 def undecided(logits: np.ndarray) -> np.ndarray:
@@ -442,35 +297,6 @@ def supernet_scores(
   )
 
 
-def params_sha256(params: Any) -> str:
-  """Hash of all parameters' bytes, in the order of their paths."""
-  digest = hashlib.sha256()
-  leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(params))
-  for path, leaf in sorted(leaves, key=lambda item: str(item[0])):
-    digest.update(str(path).encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.hexdigest()
-
-
-def _supernet_arrays(space, params, decision, history) -> bytes:
-  """What the report draws: final superkernels, gates and their history."""
-  arrays = {
-    f'{layer_name(i)}/kernel': np.asarray(
-      params[layer_name(i)]['depthwise']['kernel']
-    )
-    for i in range(len(space.layers))
-  }
-  return _npz(
-    {
-      'gate_logits': np.asarray(decision.logits),
-      'gate_importance': np.asarray(decision.importance),
-      'gate_history_steps': history['step'],
-      'gate_history_logits': history['logit'],
-      **arrays,
-    }
-  )
-
-
 def _opening(search, space, table, target_ms, low, high) -> str:
   aim = (
     f'target {target_ms:.4g} ms'
@@ -506,55 +332,3 @@ def _report(result, space: SearchSpace, found) -> None:
   )
   lines += [f'search: WARNING: {text}' for text in result['warnings']]
   print('\n'.join(lines))
-
-
-def load_supernet(config: ConfigDict, workdir: Workdir) -> TrainState:
-  """The finished search's state.
-
-  Raises:
-    UserError: the workdir holds no finished search.
-  """
-  if 'search' not in workdir.results():
-    raise UserError(
-      f'--workdir {workdir.path} holds no finished search; run --stage=search'
-    )
-  space = make_space(config)
-  table = load_table(config)
-  target_ms, _, _ = resolve_target(config, space, table)
-  search = make_search(config, space, table, target_ms)
-  with Checkpoints(workdir / 'search' / 'checkpoints') as checkpoints:
-    return checkpoints.restore(create_state(search, config))
-
-
-def load_inherited(
-  config: ConfigDict, workdir: Workdir, arch: Architecture
-) -> dict[str, Any]:
-  """Weights for `arch` cut out of the workdir's supernet.
-
-  Raises:
-    UserError: no finished search, or `arch` is not in its space.
-  """
-  space = make_space(config)
-  choices = _inherit_choices(space, workdir, arch)
-  state = load_supernet(config, workdir)
-  params = {k: v for k, v in state.params.items() if k != 'thresholds'}
-  variables = {'params': params, 'batch_stats': state.batch_stats}
-  return inherit(space, choices, variables)
-
-
-def _inherit_choices(
-  space: SearchSpace, workdir: Workdir, arch: Architecture
-) -> tuple[Choice | None, ...]:
-  """Which layers `arch` is made of; the search's own record where it is its."""
-  path = workdir / 'search' / 'found.npy'
-  if path.exists():
-    gates = np.load(io.BytesIO(path.read_bytes()))
-    if space.decode(gates) == arch:
-      return space.choices_of(gates)
-  return space.choices_of(space.encode(arch))
-
-
-def _save_gates(workdir: Workdir, gates: np.ndarray) -> None:
-  buffer = io.BytesIO()
-  np.save(buffer, gates)
-  workdir.write('search/found.npy', buffer.getvalue())

@@ -24,6 +24,7 @@ from spnas_jax.loop import run_steps, take
 from spnas_jax.objective import cross_entropy, objective
 from spnas_jax.optimizer import decayed, grouped, weight_optimizer
 from spnas_jax.parallel import AXIS, pmap_eval, pmap_step, replicate
+from spnas_jax.run_setup import device_batches, init_variables
 from spnas_jax.schedules import learning_rate_schedule
 from spnas_jax.space import Choice, SearchSpace
 from spnas_jax.steps import (
@@ -33,11 +34,7 @@ from spnas_jax.steps import (
   make_eval_step,
 )
 from spnas_jax.supernet import SuperNet
-from spnas_jax.train import (
-  device_batches,
-  init_variables,
-  train_network,
-)
+from spnas_jax.train import train_network
 from spnas_jax.train_state import TrainState
 from spnas_jax.workdir import Workdir
 

@@ -13,9 +13,9 @@ from spnas_jax import input_pipeline
 from spnas_jax.batch_norm import estimate_batch_stats
 from spnas_jax.loop import take
 from spnas_jax.parallel import AXIS, pmap_eval, replicate
+from spnas_jax.run_setup import device_batches
 from spnas_jax.steps import make_eval_step
 from spnas_jax.supernet import SuperNet
-from spnas_jax.train import device_batches
 
 
 class Subnets:

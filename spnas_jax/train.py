@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from etils import epath
 from ml_collections import ConfigDict
 
-from spnas_jax import input_pipeline, zoo
+from spnas_jax import zoo
 from spnas_jax.architecture import Architecture
 from spnas_jax.checkpoint import Checkpoints
 from spnas_jax.config import dataset_facts
@@ -18,8 +16,10 @@ from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
 from spnas_jax.loop import run_steps
 from spnas_jax.optimizer import weight_optimizer
-from spnas_jax.parallel import AXIS, check_divisible, pmap_step
+from spnas_jax.parallel import AXIS, pmap_step
+from spnas_jax.run_setup import check_batch, device_batches, init_variables
 from spnas_jax.schedules import learning_rate_schedule
+from spnas_jax.search_record import load_inherited
 from spnas_jax.steps import make_train_step
 from spnas_jax.train_state import TrainState
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
@@ -121,39 +121,6 @@ def train_network(
   )
 
 
-def device_batches(config: ConfigDict, recipe: Any, seed: int, first: int):
-  """Training batches on the devices, from step `first` on."""
-  return input_pipeline.prefetch_to_devices(
-    input_pipeline.train_batches(
-      config.dataset,
-      batch_size=recipe.batch_size,
-      seed=seed,
-      start_step=first,
-      dtype=recipe.dtype,
-    ),
-    axis_name=AXIS,
-  )
-
-
-def check_batch(section: str, batch_size: int) -> None:
-  """Raises UserError unless the batch splits over the devices."""
-  try:
-    check_divisible(batch_size)
-  except ValueError as e:
-    raise UserError(f'{section}.batch_size is {e}') from e
-
-
-def init_variables(model, image_size: int, channels: int, seed: int, *args):
-  """Initial {'params', 'batch_stats'}; `args` follow the images in the call."""
-  images = jnp.zeros((1, image_size, image_size, channels))
-
-  @jax.jit
-  def init(key):
-    return model.init(key, images, *args)
-
-  return init(jax.random.key(seed))
-
-
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """Stage `train`."""
   arch = resolve_architecture(config, workdir)
@@ -167,8 +134,6 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   start = time.monotonic()
   variables = None
   if config.train.init == 'inherit':
-    from spnas_jax.search import load_inherited
-
     variables = load_inherited(config, workdir, arch)
   state = train_network(config, workdir, 'train', arch, variables)
   workdir.write('train/architecture.json', arch.to_json())

@@ -1,0 +1,46 @@
+"""What search and training set up alike: batches on devices, first weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from spnas_jax import input_pipeline
+from spnas_jax.errors import UserError
+from spnas_jax.parallel import AXIS, check_divisible
+
+
+def device_batches(config: ConfigDict, recipe: Any, seed: int, first: int):
+  """Training batches on the devices, from step `first` on."""
+  return input_pipeline.prefetch_to_devices(
+    input_pipeline.train_batches(
+      config.dataset,
+      batch_size=recipe.batch_size,
+      seed=seed,
+      start_step=first,
+      dtype=recipe.dtype,
+    ),
+    axis_name=AXIS,
+  )
+
+
+def check_batch(section: str, batch_size: int) -> None:
+  """Raises UserError unless the batch splits over the devices."""
+  try:
+    check_divisible(batch_size)
+  except ValueError as e:
+    raise UserError(f'{section}.batch_size is {e}') from e
+
+
+def init_variables(model, image_size: int, channels: int, seed: int, *args):
+  """Initial {'params', 'batch_stats'}; `args` follow the images in the call."""
+  images = jnp.zeros((1, image_size, image_size, channels))
+
+  @jax.jit
+  def init(key):
+    return model.init(key, images, *args)
+
+  return init(jax.random.key(seed))
