@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
-from decimal import Decimal
 from typing import Any
 
+from spnas_jax import block_strings
+from spnas_jax.block_strings import OPS
 from spnas_jax.errors import UserError
 
 SCHEMA = 1
-OPS = ('ir', 'ds', 'dsa')
 ACTIVATIONS = ('relu', 'relu6')
 PADDINGS = ('same', 'symmetric')
 
@@ -153,37 +152,8 @@ class Architecture:
   # --- One line: structure only -----------------------------------------------
 
   def to_string(self) -> str:
-    """The structure in the field's block notation, one line.
-
-    Equal neighbours are folded into repeats: `ir_r3_k3_s2_e3_c24` is three
-    blocks of which the first has stride 2. Activation, batch norm, padding and
-    provenance are not in it.
-    """
-    words = [
-      f'stem_k{self.stem_kernel}_s{self.stem_stride}'
-      f'_i{self.input_channels}_c{self.stem_channels}'
-    ]
-    i = 0
-    while i < len(self.blocks):
-      first = self.blocks[i]
-      following = dataclasses.replace(
-        first,
-        stride=1,
-        in_channels=first.out_channels,
-        residual=_default_residual(first.op, 1, True),
-      )
-      repeats = 1
-      if first.residual == _default_residual(
-        first.op, first.stride, first.in_channels == first.out_channels
-      ):
-        while self.blocks[i + repeats : i + repeats + 1] == (following,):
-          repeats += 1
-      words.append(_block_string(first, repeats))
-      i += repeats
-    if self.head_channels:
-      words.append(f'head_c{self.head_channels}')
-    words.append(f'fc_c{self.num_classes}')
-    return ' '.join(words)
+    """The structure in the field's block notation, see `block_strings`."""
+    return block_strings.render(self)
 
   @classmethod
   def from_string(cls, text: str, **style) -> Architecture:
@@ -193,44 +163,8 @@ class Architecture:
       UserError: a word that is not in the notation, or a network that does not
         fit together.
     """
-    stem: dict[str, str] = {}
-    blocks: list[Block] = []
-    head_channels = num_classes = 0
-    channels = 0
-    place = 0
-    for word in text.replace(',', ' ').replace('|', ' ').split():
-      op, values = _split_word(word)
-      before, place = place, {'stem': 1, 'head': 3, 'fc': 4}.get(op, 2)
-      if place < before or (place == before != 2):
-        raise UserError(
-          f'architecture string: {word!r} is out of place, allowed: one stem, '
-          'the blocks, at most one head, one fc'
-        )
-      if op == 'stem':
-        stem = values
-        channels = _number(word, values, 'c')
-      elif op == 'head':
-        head_channels = _number(word, values, 'c')
-      elif op == 'fc':
-        num_classes = _number(word, values, 'c')
-      else:
-        new = _parse_blocks(word, op, values, channels)
-        blocks += new
-        channels = new[-1].out_channels
-    if not stem:
-      raise UserError(
-        'architecture string: the stem_k3_s2_i3_c32 word is absent'
-      )
-    return cls(
-      blocks=tuple(blocks),
-      stem_channels=_number('stem', stem, 'c'),
-      stem_kernel=_number('stem', stem, 'k', 3),
-      stem_stride=_number('stem', stem, 's', 2),
-      input_channels=_number('stem', stem, 'i', 3),
-      head_channels=head_channels,
-      num_classes=num_classes,
-      **style,
-    )
+    frame, blocks = block_strings.parse(text)
+    return cls(blocks=tuple(Block(**b) for b in blocks), **frame, **style)
 
 
 def round_channels(wanted: float) -> int:
@@ -298,101 +232,6 @@ def _convolutions(arch, image_size):
   if arch.head_channels:
     c = arch.head_channels
     yield 'head', arch.blocks[-1].out_channels * c, 2 * c, sizes[-1] ** 2
-
-
-def _default_residual(op: str, stride: int, same_channels: bool) -> bool:
-  """The field's rule; MobileNetV1's blocks have no residual."""
-  return op != 'dsa' and stride == 1 and same_channels
-
-
-def _block_string(block: Block, repeats: int) -> str:
-  word = f'{block.op}_r{repeats}_k{block.kernel}_s{block.stride}'
-  if block.op == 'ir':
-    word += f'_e{block.expansion}'
-  word += f'_c{block.out_channels}'
-  if block.squeeze_ratio:
-    # Every digit: `g` would drop some, `repr` may write an exponent.
-    word += f'_se{Decimal(repr(block.squeeze_ratio)):f}'
-  if block.groups > 1:
-    word += f'_g{block.groups}'
-  can = _default_residual(
-    block.op, block.stride, block.in_channels == block.out_channels
-  )
-  if can and not block.residual:
-    word += '_noskip'
-  if block.residual and not can:
-    word += '_skip'
-  return word
-
-
-_KEYS = {'stem': ('k', 's', 'i', 'c'), 'head': ('c',), 'fc': ('c',)}
-_BLOCK_KEYS = ('r', 'k', 's', 'e', 'c', 'se', 'g', 'skip', 'noskip')
-
-
-def _split_word(word: str) -> tuple[str, dict[str, str]]:
-  op, *parts = word.split('_')
-  if op not in (*OPS, 'stem', 'head', 'fc'):
-    raise UserError(
-      f'architecture string: unknown operation {op!r} in {word!r}, allowed: '
-      f'{", ".join(OPS)}, stem, head, fc'
-    )
-  values = {}
-  for part in parts:
-    match = re.fullmatch(r'(noskip|skip)|(se|[rksecig])([0-9.]+)', part)
-    key = match and (match[1] or match[2])
-    if not match or key not in _KEYS.get(op, _BLOCK_KEYS) or key in values:
-      raise UserError(
-        f'architecture string: cannot read {part!r} in {word!r}, allowed, once '
-        f'each: {", ".join(_KEYS.get(op, _BLOCK_KEYS))}'
-      )
-    values[key] = match[3] or '1'
-  return op, values
-
-
-def _number(word: str, values: dict[str, str], key: str, default=None) -> int:
-  text = values.get(key)
-  if text is None and default is not None:
-    return default
-  if text is None or not text.isdigit():
-    raise UserError(
-      f'architecture string: {word!r} needs {key} with a whole number'
-    )
-  return int(text)
-
-
-def _parse_blocks(word, op, values, channels) -> list[Block]:
-  out = _number(word, values, 'c')
-  blocks = []
-  repeats = _number(word, values, 'r', 1)
-  if not repeats:
-    raise UserError(
-      f'architecture string: {word!r}: r is 0, allowed: 1 or more'
-    )
-  for i in range(repeats):
-    stride = _number(word, values, 's', 1) if i == 0 else 1
-    residual = _default_residual(op, stride, channels == out)
-    residual = (residual or 'skip' in values) and 'noskip' not in values
-    try:
-      ratio = float(values.get('se', 0))
-    except ValueError as e:
-      raise UserError(
-        f'architecture string: {word!r}: se needs a number'
-      ) from e
-    blocks.append(
-      Block(
-        op=op,
-        kernel=_number(word, values, 'k'),
-        stride=stride,
-        in_channels=channels,
-        out_channels=out,
-        expansion=_number(word, values, 'e', 1),
-        squeeze_ratio=ratio,
-        residual=residual,
-        groups=_number(word, values, 'g', 1),
-      )
-    )
-    channels = out
-  return blocks
 
 
 def _construct(cls, fields: Any, where: str):

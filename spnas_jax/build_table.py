@@ -142,11 +142,11 @@ def make_table(
   timings: dict[str, Timing],
 ) -> LatencyTable:
   """Turns timings into a table."""
-  overhead = timings[_EMPTY].median_ms
+  overhead = timings[_EMPTY].ms
   rows = {}
   for key, entry in entries.items():
     timing = timings[key]
-    ms = timing.median_ms
+    ms = timing.ms
     if entry.part != 'stem':
       ms = max(ms - overhead, _FLOOR * ms)
     rows[key] = {
@@ -175,7 +175,7 @@ def make_table(
     image_size=image_size,
     entries=rows,
     calibration=calibrate(
-      list(networks), sums, [timings[name].median_ms for name in networks]
+      list(networks), sums, [timings[name].ms for name in networks]
     ),
     provenance='measured by the stage build_table',
   )

@@ -111,13 +111,14 @@ def _write(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> None:
 
 @contextlib.contextmanager
 def _lock(folder: str, name: str) -> Iterator[None]:
-  """Holds a lock file in a local folder; does nothing for a bucket."""
+  """Holds a lock file in a folder, if its file system has locks."""
   if '://' in folder:
     yield
     return
   os.makedirs(folder, exist_ok=True)
   with open(os.path.join(folder, f'.{name}.lock'), 'w') as file:
-    fcntl.flock(file, fcntl.LOCK_EX)
+    with contextlib.suppress(OSError):
+      fcntl.flock(file, fcntl.LOCK_EX)
     yield
 
 

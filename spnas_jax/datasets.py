@@ -137,6 +137,8 @@ def default_config() -> ConfigDict:
   config.image_size = 32
   # 'none'; 'crop': pad, then crop at random; 'crop_flip': and flip left-right;
   # 'inception': random crop of 8-100% of the area, aspect 3/4-4/3, and flip.
+  # Evaluation resizes whole images; with 'inception' the central square of
+  # 7/8 of the short side.
   config.augment = 'crop'
   # Padding on each side before 'crop' and 'crop_flip', in output pixels.
   config.crop_padding = 3

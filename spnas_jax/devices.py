@@ -2,8 +2,8 @@
 
 A device takes *samples*: one number of ms per model and round. Rounds go over
 all models in turn, so that whatever the device does to speeds in the meantime
-(heat, other programs) it does to all of them alike. The result for a model is
-the median of its samples.
+(heat, other programs) it does to all of them alike. What stands in tables is
+the statistic of the samples that repeats best on the kind of device.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,11 +29,13 @@ class Timing:
   """Time of one inference.
 
   Attributes:
+    ms: the device's statistic of the samples, what tables hold.
     median_ms: median of the samples.
     spread_ms: their interquartile range.
     count: number of samples, which are spread over as many rounds.
   """
 
+  ms: float
   median_ms: float
   spread_ms: float
   count: int
@@ -58,11 +61,16 @@ class Device(abc.ABC):
 
   Attributes:
     threads: of the interpreter.
-    statistic: what one sample is, in words.
+    quantile: of the samples, which is a timing's `ms`; 0 = the smallest.
+    statistic: what `ms` is, in words.
+    round_seconds: a round takes at least so long; time to rest, and to see more
+      of what goes on beside the measurement.
   """
 
   threads: int
+  quantile: float
   statistic: str
+  round_seconds: float = 0.0
 
   @abc.abstractmethod
   def describe(self) -> dict[str, dict[str, Any]]:
@@ -119,18 +127,27 @@ class Device(abc.ABC):
     samples = {} if samples is None else samples
     with self.session(models, warmup_runs, runs_per_round) as take:
       for count in range(1, rounds + 1):
-        for name in models:
-          taken = samples.setdefault(name, [])
-          if len(taken) < count:
-            taken.append(take(name))
-            on_sample()
-    return {name: summarise(samples[name][:rounds]) for name in models}
+        end = time.monotonic() + self.round_seconds
+        missing = [n for n in models if len(samples.get(n, ())) < count]
+        for name in missing:
+          samples.setdefault(name, []).append(take(name))
+          on_sample()
+        if missing and count < rounds:
+          time.sleep(max(0.0, end - time.monotonic()))
+    return {
+      name: summarise(samples[name][:rounds], self.quantile) for name in models
+    }
 
 
-def summarise(samples: Sequence[float]) -> Timing:
-  """Median and interquartile range of samples in ms."""
-  low, median, high = np.percentile(samples, [25, 50, 75])
-  return Timing(float(median), float(high - low), len(samples))
+def summarise(samples: Sequence[float], quantile: float) -> Timing:
+  """Statistics of samples in ms."""
+  wanted, low, median, high = np.quantile(samples, [quantile, 0.25, 0.5, 0.75])
+  return Timing(
+    ms=float(wanted),
+    median_ms=float(median),
+    spread_ms=float(high - low),
+    count=len(samples),
+  )
 
 
 def open_device(config: ConfigDict) -> Device:

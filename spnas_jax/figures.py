@@ -328,9 +328,12 @@ def accuracy_latency(
   front: Sequence[Point] = (),
   others: Sequence[Point] = (),
   target_ms: float | None = None,
+  heading: str = 'Top-1 accuracy (%)',
   colours: Palette = LIGHT,
 ) -> Figure:
   """Top-1 accuracy against latency (Fig. 8).
+
+  Only accuracies that came about alike belong into one picture.
 
   Args:
     found: the network the search found.
@@ -338,6 +341,7 @@ def accuracy_latency(
     front: Pareto front of an evolution.
     others: known networks.
     target_ms: the target.
+    heading: which accuracy it is.
     colours: theme.
   """
   figure = new_figure(colours, 3.7)
@@ -347,7 +351,7 @@ def accuracy_latency(
     ax.axvline(target_ms, color=colours.orange, lw=1.2, ls='--')
   ordered = sorted(front)
   for points, marker, colour, size, label in (
-    (ordered, 'D-', colours.green, 5, 'evolution'),
+    (ordered, 'D-', colours.green, 5, 'Pareto front'),
     (random, 'o', colours.muted, 6, 'random'),
     (others, 's', colours.purple, 6, ''),
     (found, '*', colours.blue, 16, 'found'),
@@ -388,6 +392,6 @@ def accuracy_latency(
       color=colours.orange,
       fontsize=SMALL,
     )
-  title(ax, 'Top-1 accuracy (%)', colours)
+  title(ax, heading, colours)
   ax.set_xlabel('predicted latency (ms)', color=colours.muted)
   return figure

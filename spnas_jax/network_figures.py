@@ -64,12 +64,14 @@ class PartTime(NamedTuple):
     ms: predicted; 0 for a skipped layer.
     slowest_ms: of the layer's slowest candidate; None = nothing to choose.
     kernel: depthwise kernel size, sets the colour; 0 = not a searched block.
+    measured_ms: inside the whole network; None = not known.
   """
 
   name: str
   ms: float
   slowest_ms: float | None = None
   kernel: int = 0
+  measured_ms: float | None = None
 
 
 class Superkernel(NamedTuple):
@@ -172,9 +174,17 @@ def layer_times(parts: Sequence[PartTime], colours: Palette = LIGHT) -> Figure:
         ls=':',
       )
     ax.barh(y, part.ms, height=0.7, color=colour)
+    if part.measured_ms is not None:
+      ax.plot(
+        [part.measured_ms] * 2,
+        [y - 0.45, y + 0.45],
+        color=colours.ink,
+        lw=2.2,
+        gid='measured',
+      )
     ax.annotate(
       f'{part.ms:.{places}f}' if part.ms else '',
-      (max(part.ms, part.slowest_ms or 0), y),
+      (max(part.ms, part.slowest_ms or 0, part.measured_ms or 0), y),
       xytext=(4, 0),
       textcoords='offset points',
       va='center',
@@ -184,7 +194,8 @@ def layer_times(parts: Sequence[PartTime], colours: Palette = LIGHT) -> Figure:
   ax.set_yticks(range(len(parts)), [part.name for part in parts])
   ax.set_ylim(len(parts) - 0.5, -0.5)
   ax.grid(False)
-  ax.set_xlim(0, 1.25 * max([p.slowest_ms or p.ms for p in parts] + [1e-9]))
+  ends = [max(p.ms, p.slowest_ms or 0, p.measured_ms or 0) for p in parts]
+  ax.set_xlim(0, 1.25 * max([*ends, 1e-9]))
   title(ax, 'Predicted time (ms)', colours)
   ax.set_xlabel(f'together {number(total)} ms', color=colours.muted)
   return figure

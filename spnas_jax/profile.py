@@ -75,7 +75,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   sizes = [len(tflite.operations(m)) for m in (*beginnings.values(), bare)]
   result = {
     **file_times(timings),
-    **predict(table, device, arch, image_size, timings[_BARE].median_ms),
+    **predict(table, device, arch, image_size, timings[_BARE].ms),
     'operations': [dataclasses.asdict(o) for o in operations],
     **facts,
     'threads': device.threads,
@@ -87,7 +87,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     measured = sum_operations(operations, sizes)
   else:
     measured = np.diff(
-      [timings[name].median_ms for name in (*beginnings, _BARE)], prepend=0.0
+      [timings[name].ms for name in (*beginnings, _BARE)], prepend=0.0
     ).tolist()
   for i, layer in enumerate(result['layers']):
     layer['measured_ms'] = measured and measured[i]
@@ -125,13 +125,16 @@ def export_beginnings(arch: Architecture, image_size: int) -> dict[str, bytes]:
 
 
 def file_times(timings: dict[str, Timing]) -> dict[str, Any]:
-  """Times of the exported files and of the bare network."""
+  """Times of the exported files and of the bare network.
+
+  'median_ms*' are medians of the samples; 'bare_ms' is what a table holds.
+  """
   result: dict[str, Any] = {}
   for name, ending in FILES.values():
     result[f'median_ms{ending}'] = timings[name].median_ms
     result[f'spread_ms{ending}'] = timings[name].spread_ms
   result['bare_median_ms'] = timings[_BARE].median_ms
-  result['bare_spread_ms'] = timings[_BARE].spread_ms
+  result['bare_ms'] = timings[_BARE].ms
   return result
 
 
@@ -218,6 +221,6 @@ def spell_result(result: dict[str, Any]) -> str:
   if result['predicted_ms'] is None:
     return f'{words}; prediction {result["prediction"]}'
   return (
-    f'{words}; bare network {result["bare_median_ms"]:.4g} ms, predicted '
+    f'{words}; bare network {result["bare_ms"]:.4g} ms, predicted '
     f'{result["predicted_ms"]:.4g} ({result["error_pct"]:+.1f}%)'
   )

@@ -8,7 +8,6 @@ are read, because TensorFlow takes seconds to import.
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -251,9 +250,9 @@ def _records(
   """tf.data.Dataset of {'image': encoded string, 'label': int64}."""
   options = tf.data.Options()
   options.deterministic = True
-  # Threads of our own, one per core, which do not split an operation further:
-  # there are always enough images to keep them busy.
-  options.threading.private_threadpool_size = len(os.sched_getaffinity(0))
+  # Threads of our own, one per core (0 means that), which do not split an
+  # operation further: there are always enough images to keep them busy.
+  options.threading.private_threadpool_size = 0
   options.threading.max_intra_op_parallelism = 1
   records = builder.as_dataset(
     split=instruction,

@@ -22,7 +22,7 @@ from spnas_jax.config import make_space
 from spnas_jax.errors import UserError
 from spnas_jax.figures import GateRow
 from spnas_jax.history import Curve, read_curves
-from spnas_jax.latency import LatencyTable
+from spnas_jax.latency import LatencyTable, network_keys
 from spnas_jax.network_figures import NetworkRow, PartTime, Superkernel
 from spnas_jax.space import Choice, SearchSpace
 from spnas_jax.workdir import Workdir, differences, stage_inputs
@@ -227,12 +227,12 @@ def part_times(found: Findings) -> list[PartTime]:
   stem_ms, block_ms, head_ms, constant_ms = _times(found)
   if arch is None or not any(ms is not None for ms in block_ms):
     return []
-  slowest = _slowest(found)
+  slowest, measured = _slowest(found), _measured(found)
   parts = []
   if constant_ms is not None:
     parts.append(PartTime('fixed parts', constant_ms))
   if stem_ms is not None:
-    parts.append(PartTime('stem', stem_ms))
+    parts.append(PartTime('stem', stem_ms, measured_ms=measured[0]))
   kept = iter(range(len(arch.blocks)))
   for layer, present in _layout(found):
     limit = slowest[layer] if slowest and layer is not None else None
@@ -245,9 +245,9 @@ def part_times(found: Findings) -> list[PartTime]:
     if ms is not None:
       name = place + block_name(block).removeprefix('MBConv ')
       kernel = 0 if layer is None else block.kernel
-      parts.append(PartTime(name, ms, limit, kernel))
+      parts.append(PartTime(name, ms, limit, kernel, measured[1 + i]))
   if head_ms is not None:
-    parts.append(PartTime('head', head_ms))
+    parts.append(PartTime('head', head_ms, measured_ms=measured[-1]))
   return parts
 
 
@@ -287,6 +287,20 @@ def _slowest(found: Findings) -> Sequence[float]:
     return ()
   _, costs = found.table.costs(found.space)
   return [float(layer.max()) for layer in costs]
+
+
+def _measured(found: Findings) -> Sequence[float | None]:
+  """Measured ms of stem, each block, head inside the network that is drawn."""
+  assert found.arch is not None
+  keys = network_keys(found.arch, found.image_size)
+  profile = found.stage('profile')
+  layers = profile.get('layers', ())
+  # A prediction exists only where table and measurement are of one device.
+  if profile.get('predicted_ms') is None or keys != tuple(
+    layer['key'] for layer in layers
+  ):
+    return [None] * len(keys)
+  return [layer.get('measured_ms') for layer in layers]
 
 
 def superkernels(found: Findings) -> list[Superkernel]:

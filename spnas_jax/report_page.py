@@ -157,9 +157,10 @@ def _section(section: Section) -> str:
 
 def _picture(picture: Picture) -> str:
   width, height = struct.unpack('>II', picture.light[16:24])
+  dark = _uri(picture.dark)
   return (
     '<figure><picture>'
-    f'<source media="(prefers-color-scheme: dark)" srcset="{_uri(picture.dark)}">'
+    f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
     f'<img src="{_uri(picture.light)}" width="{width}" height="{height}" '
     f'alt="{escape(picture.caption)}"></picture>'
     f'<figcaption>{escape(picture.caption)}</figcaption></figure>'

@@ -138,7 +138,7 @@ def compare(
   """
   names = list(predicted)
   guess = np.array([predicted[name] for name in names])
-  truth = np.array([timings[name].median_ms for name in names])
+  truth = np.array([timings[name].ms for name in names])
   errors = 100 * (guess / truth - 1)
   bare = 100 * (guess / table.factor / truth - 1)
   rank = None
@@ -155,7 +155,7 @@ def compare(
       {
         'architecture': name,
         'predicted_ms': predicted[name],
-        'measured_ms': timings[name].median_ms,
+        'measured_ms': timings[name].ms,
         'spread_ms': timings[name].spread_ms,
         'error_pct': float(error),
       }
@@ -176,9 +176,7 @@ def drift(table: LatencyTable, repeated: dict[str, Timing]) -> float | None:
     zip(calibration['networks'], calibration['measured_ms'], strict=True)
   )
   return float(
-    np.median(
-      [100 * (t.median_ms / then[name] - 1) for name, t in repeated.items()]
-    )
+    np.median([100 * (t.ms / then[name] - 1) for name, t in repeated.items()])
   )
 
 

@@ -176,6 +176,13 @@ def test_digits_split_is_stratified_and_complete(digits_dir):
   assert np.abs(test - whole / 5).max() < 1
 
 
+def test_every_fifth_image_in_order_of_class_is_for_test():
+  labels = np.array([1, 0, 0, 1, 0, 1, 1])
+  mask = dataset_builders.digits_test_mask(labels)
+  # In order: 1, 2, 4 (class 0), then 0, 3, 5, 6 (class 1).
+  np.testing.assert_array_equal(np.flatnonzero(mask), [1, 5])
+
+
 def test_digits_pixels_fill_the_byte_range(digits_dir):
   from sklearn.datasets import load_digits
 

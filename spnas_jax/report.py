@@ -1,0 +1,351 @@
+"""Stage `report`: everything a workdir holds, as pictures and one page."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from ml_collections import ConfigDict
+
+from spnas_jax import figures, network_figures, report_data
+from spnas_jax.figures import Point
+from spnas_jax.plot_style import DARK, LIGHT, Palette, png
+from spnas_jax.report_data import Findings
+from spnas_jax.report_numbers import numbers, tiles, verdicts
+from spnas_jax.report_page import Picture, Section, render
+from spnas_jax.report_tables import (
+  missing,
+  provenance,
+  stage_table,
+  tables_of,
+)
+from spnas_jax.workdir import Workdir
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Stage `report`; leaves `report/index.html` and its pictures as PNG files.
+
+  It is cheap and always drawn anew. A part that the workdir does not have is
+  left out, with a line that says which command makes it.
+  """
+  start = time.monotonic()
+  found = report_data.gather(config, workdir)
+  parts = list(sections(found))
+  page = render(
+    title(found),
+    subtitle(found),
+    tiles(found),
+    verdicts(found),
+    parts,
+    missing(found, _shown(workdir)),
+    found.problems,
+  )
+  names = []
+  for part in parts:
+    for picture in part.pictures:
+      names.append(f'report/{picture.name}.png')
+      workdir.write(names[-1], picture.light)
+  workdir.write('report/index.html', page)
+  inputs = {
+    stage: result['config_hash']
+    for stage, result in found.results.items()
+    if stage != 'report' and 'config_hash' in found.stage(stage)
+  }
+  print(f'report: {workdir / "report/index.html"}, {len(names)} pictures')
+  return workdir.finish(
+    'report',
+    inputs,
+    {'page': 'report/index.html', 'figures': names},
+    time.monotonic() - start,
+  )
+
+
+def title(found: Findings) -> str:
+  """What the page is about, in a line."""
+  if found.arch is None:
+    return 'Nothing found yet'
+  made = found.arch.provenance
+  name = made.get('dataset', '')
+  return f'A network for {name}' if name else 'A network'
+
+
+def subtitle(found: Findings) -> str:
+  """The network's own line, and what it was searched for."""
+  if found.arch is None:
+    return 'The workdir holds no network.'
+  return found.arch.to_string()
+
+
+def _shown(workdir: Workdir) -> str:
+  """The folder as a user would type it."""
+  path = str(workdir.path)
+  if '://' in path:
+    return path
+  relative = os.path.relpath(path)
+  return path if relative.startswith('..') else relative
+
+
+# --- sections -----------------------------------------------------------------
+
+
+def sections(found: Findings) -> Iterator[Section]:
+  """The page's sections, those that the workdir has something for."""
+  for make in (
+    _network,
+    _search,
+    _decisions,
+    _latency,
+    _accuracy,
+    _comparisons,
+    _numbers,
+    _zoo,
+    _provenance,
+  ):
+    section = make(found)
+    if section.pictures or section.tables:
+      yield section
+
+
+def _draw(
+  name: str, caption: str, make: Callable[[Palette], Figure]
+) -> Picture:
+  """A picture in both themes."""
+  return Picture(name, png(make(LIGHT)), png(make(DARK)), caption)
+
+
+def _network(found: Findings) -> Section:
+  if found.arch is None:
+    return Section('')
+  pictures = []
+  rows = report_data.network_rows(found)
+  skipped = ' Dotted outlines are layers that the search left out.'
+  pictures.append(
+    _draw(
+      'network',
+      'The network from the image (top) to the classes (bottom). Colour and '
+      'height of a block show its kernel size (blue 3×3, orange 5×5), its '
+      'width the expansion ratio; grey parts were not searched.'
+      + skipped
+      * any(row.skipped for row in rows),
+      lambda colours: network_figures.network(rows, colours),
+    )
+  )
+  parts = report_data.part_times(found)
+  if parts:
+    words = 'Where the predicted time goes, layer by layer.'
+    if any(part.slowest_ms for part in parts):
+      words += ' Dotted: what the slowest candidate of the layer would take.'
+    if any(part.measured_ms is not None for part in parts):
+      words += ' Upright marks: measured inside the network.'
+    pictures.append(
+      _draw(
+        'layer_times',
+        words,
+        lambda colours: network_figures.layer_times(parts, colours),
+      )
+    )
+  return Section(
+    'The network',
+    'MBConv 5×5-6 is a block that widens its input six-fold, filters it with a '
+    '5×5 kernel in each channel and narrows it again.',
+    pictures,
+  )
+
+
+def _search(found: Findings) -> Section:
+  curves, result = found.search_curves, found.stage('search')
+  warmup, pictures = result.get('warmup_steps'), []
+  if 'cross_entropy' in curves or 'accuracy' in curves:
+    pictures.append(
+      _draw(
+        'search_learning',
+        'How well the supernet classifies while it is searched. Thin: single '
+        'batches; thick: smoothed.',
+        lambda colours: figures.learning(curves, warmup, colours),
+      )
+    )
+  if 'runtime_ms' in curves:
+    pictures.append(
+      _draw(
+        'search_runtime',
+        'Expected latency R of the supernet. In the warm-up, subsets of the '
+        'weights are dropped at random (thin line) and latency does not count; '
+        'then λ pulls R along the dotted ramp to the target.',
+        lambda colours: figures.runtime(
+          curves, result.get('target_ms'), warmup, colours
+        ),
+      )
+    )
+  text = 'One network is trained that contains all candidates; its weights and '
+  text += 'the decisions between candidates are learned together.'
+  return Section('How the search went', text, pictures)
+
+
+def _decisions(found: Findings) -> Section:
+  pictures = []
+  warmup = found.stage('search').get('warmup_steps')
+  steps = found.supernet.get('gate_history_steps')
+  logits = found.supernet.get('gate_history_logits')
+  space = found.space
+  if (
+    space is not None
+    and steps is not None
+    and logits is not None
+    and logits.shape == (len(steps), len(space.gates))
+  ):
+    pictures.append(
+      _draw(
+        'gates',
+        'Every decision over the search: orange says yes, blue says no, pale '
+        'is undecided. Until the dotted line (warm-up) they are drawn at '
+        'random.',
+        lambda colours: figures.gate_history(
+          steps, logits, report_data.gate_rows(space), warmup, colours
+        ),
+      )
+    )
+  kernels = report_data.superkernels(found)
+  if kernels:
+    pictures.append(
+      _draw(
+        'superkernels',
+        'How much the weights of each superkernel differ between channels; '
+        'stronger colour is more. The outline is the kernel that was chosen. '
+        'Where 3×3 was chosen, the outer ring should be pale.',
+        lambda colours: network_figures.superkernels(kernels, colours),
+      )
+    )
+  return Section('What it decided', '', pictures)
+
+
+def _latency(found: Findings) -> Section:
+  rows = found.stage('validate_table').get('networks', ())
+  pairs = [
+    (row['predicted_ms'], row['measured_ms'])
+    for row in rows
+    if 'predicted_ms' in row and 'measured_ms' in row
+  ]
+  pictures = []
+  if pairs:
+    predicted, measured = zip(*pairs, strict=True)
+    pictures.append(
+      _draw(
+        'predicted_measured',
+        'Random networks that the latency table has not seen: the closer to '
+        'the line, the better the table predicts.',
+        lambda colours: figures.predicted_measured(
+          predicted, measured, colours
+        ),
+      )
+    )
+  return Section('Can the latency table be trusted?', '', pictures)
+
+
+def _accuracy(found: Findings) -> Section:
+  curves, pictures = found.train_curves, []
+  if 'cross_entropy' in curves or 'accuracy' in curves:
+    pictures.append(
+      _draw(
+        'train_learning',
+        'Final training of the network on its own. Thin: single batches; '
+        'thick: smoothed.',
+        lambda colours: figures.learning(curves, None, colours),
+      )
+    )
+  result = found.stage('search')
+  target = result.get('target_ms')
+  own, random = trained_points(found)
+  if random:
+    pictures.append(
+      _draw(
+        'random_search',
+        'The found network against random ones of about the same latency, all '
+        'trained from scratch with one recipe'
+        + (' (means over seeds).' if own else '.'),
+        lambda colours: figures.accuracy_latency(
+          own, random, target_ms=target, colours=colours
+        ),
+      )
+    )
+  evolution = result.get('evolution') or {}
+  front = [_supernet_point(row) for row in evolution.get('front', ())]
+  if front:
+    best = evolution.get('best')
+    pictures.append(
+      _draw(
+        'evolution',
+        'Best networks of an evolution at each latency, scored with the '
+        "supernet's shared weights, not trained on their own.",
+        lambda colours: figures.accuracy_latency(
+          [_supernet_point(best)] if best else [],
+          front=front,
+          target_ms=target,
+          heading='Top-1 in the supernet (%)',
+          colours=colours,
+        ),
+      )
+    )
+  return Section('How good it is', '', pictures)
+
+
+def trained_points(found: Findings) -> tuple[list[Point], list[Point]]:
+  """(found, random) networks of the random search, averaged over seeds."""
+  by_network: dict[tuple[str, str], list[dict[str, Any]]] = {}
+  for row in found.stage('random_search').get('networks', ()):
+    key = row.get('kind', 'random'), row['architecture']
+    by_network.setdefault(key, []).append(row)
+  points: dict[str, list[Point]] = {'found': [], 'random': []}
+  for (kind, _), rows in by_network.items():
+    top1 = float(np.mean([row['top1'] for row in rows]))
+    points[kind].append(Point(rows[0]['predicted_ms'], top1))
+  return points['found'], points['random']
+
+
+def _supernet_point(row: dict[str, Any]) -> Point:
+  return Point(row['predicted_ms'], row['supernet_top1'])
+
+
+def _comparisons(found: Findings) -> Section:
+  ablate = found.stage('ablate')
+  ranking = ablate.get('ranking') or {}
+  tables = [
+    *stage_table(found, 'compare_zoo', 'Known networks, trained alike'),
+    *stage_table(found, 'compare', 'Single-path against multi-path supernets'),
+    *tables_of(
+      ablate.get('kernels'), 'Kernels trained alone and as subsets of others'
+    ),
+    *tables_of(
+      (ablate.get('gates') or {}).get('rows'), 'Do gates know what they decide?'
+    ),
+    *tables_of(
+      {k: v for k, v in ranking.items() if k != 'networks'},
+      'Does the supernet rank networks as training does?',
+    ),
+    *stage_table(found, 'compile', 'One step on a TPU, compiled without one'),
+  ]
+  return Section('Comparisons', '', (), tables)
+
+
+def _numbers(found: Findings) -> Section:
+  table = numbers(found)
+  return Section('All numbers', '', (), [table] if table.rows else [])
+
+
+def _zoo(found: Findings) -> Section:
+  text = (
+    'Published accuracies on ImageNet; parameters and multiply-adds counted '
+    'here, Pixel 1 latency predicted from the published table.'
+  )
+  return Section('Known networks', text, (), stage_table(found, 'zoo'))
+
+
+def _provenance(found: Findings) -> Section:
+  text = (
+    'The configuration is a hash of the keys that the stage depends on: equal '
+    'hashes, equal settings. results.json has the keys themselves.'
+  )
+  return Section('Where the numbers come from', text, (), provenance(found))

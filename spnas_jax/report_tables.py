@@ -1,0 +1,166 @@
+"""Tables of whole stages, where the numbers come from, and what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from spnas_jax.report_data import Findings
+from spnas_jax.report_numbers import count, duration, fraction, plain, size
+from spnas_jax.report_page import Missing, Table
+
+# Of a stage's object: how the result came about, not the result.
+_ABOUT = ('config_hash', 'inputs', 'versions', 'platform', 'wall_seconds')
+
+# What each stage adds to the page, in the order of work.
+_STAGES = {
+  'search': 'The search: progress, gates, superkernels and the found network',
+  'train': 'Learning curves of the found network',
+  'evaluate': 'Accuracy on the test images',
+  'export': 'TFLite models and how close they are to the network in JAX',
+  'profile': 'Measured latency on the device',
+  'build_table': 'A latency table of this device',
+  'validate_table': 'Predicted against measured latency of random networks',
+  'random_search': 'Random networks at the same latency, trained alike',
+  'compare_zoo': 'Known networks, trained alike',
+  'compare': 'Single-path against multi-path supernets',
+  'ablate': 'Shared against individual kernels, honesty of the gates, ranking',
+  'compile': 'Memory and step time on a TPU, without a TPU',
+  'zoo': 'Known networks with parameters, operations, predicted latency',
+}
+_WORDS = {
+  'top1': 'top-1',
+  'top5': 'top-5',
+  'params': 'parameters',
+  'macs': 'multiply-adds',
+  'pixel1_ms': 'Pixel 1, ms',
+  'predicted_ms': 'predicted, ms',
+  'measured_ms': 'measured, ms',
+  'step_seconds': 'seconds a step',
+  'temp_bytes': 'memory of a step',
+}
+
+
+def missing(found: Findings, workdir: str) -> list[Missing]:
+  """Every part that the workdir does not have, with its command."""
+  return [
+    Missing(
+      f'{what}:',
+      f'python main.py --stage={stage} --config=CONFIG --workdir={workdir}',
+    )
+    for stage, what in _STAGES.items()
+    if stage not in found.results
+  ]
+
+
+def provenance(found: Findings) -> list[Table]:
+  """Which configuration, machine and versions each stage ran with."""
+  rows, versions = [], dict[str, dict[str, list[str]]]()
+  for stage in _STAGES:
+    result = found.stage(stage)
+    if 'config_hash' not in result:
+      continue
+    rows.append(
+      (
+        stage,
+        result['config_hash'],
+        duration(result.get('wall_seconds', 0.0)),
+        _device(result.get('platform', {})),
+      )
+    )
+    for package, version in result.get('versions', {}).items():
+      versions.setdefault(package, {}).setdefault(version, []).append(stage)
+  if not rows:
+    return []
+  return [
+    Table(('stage', 'configuration', 'time', 'device'), rows),
+    Table(
+      ('package', 'version'),
+      [(package, _spell_versions(v)) for package, v in versions.items()],
+    ),
+  ]
+
+
+def _device(platform: dict[str, Any]) -> str:
+  devices = platform.get('num_devices', 1)
+  words = [
+    f'{devices} × {platform.get("device", "unknown")}',
+    platform.get('machine', ''),
+    f'{platform["cpus"]} CPUs' if platform.get('cpus') else '',
+  ]
+  return ', '.join(word for word in words if word)
+
+
+def _spell_versions(stages_of: dict[str, list[str]]) -> str:
+  """One version; several with the stages that ran with them."""
+  if len(stages_of) == 1:
+    return next(iter(stages_of))
+  return '; '.join(f'{v} ({", ".join(s)})' for v, s in stages_of.items())
+
+
+def stage_table(found: Findings, stage: str, caption: str = '') -> list[Table]:
+  """A stage's rows: one for each network, method or setting it compared."""
+  value = found.results.get(stage)
+  if isinstance(value, dict):
+    value = {k: v for k, v in value.items() if k not in _ABOUT}
+  return tables_of(value, caption)
+
+
+def tables_of(value: Any, caption: str = '') -> list[Table]:
+  """Tables of whatever a stage left: rows, named rows, single values."""
+  if isinstance(value, list):
+    rows = [row for row in value if isinstance(row, dict)]
+    return [_table(rows, caption)] if rows else []
+  if not isinstance(value, dict):
+    return []
+  tables: list[Table] = []
+  scalars = {k: v for k, v in value.items() if _is_scalar(v)}
+  if scalars:
+    lines = [(_word(k), _spell(k, v)) for k, v in scalars.items()]
+    tables.append(Table(('', 'value'), lines, caption=caption))
+  named = {k: v for k, v in value.items() if isinstance(v, dict)}
+  if named and all(any(map(_is_scalar, v.values())) for v in named.values()):
+    rows_of = [{'': _word(k), **v} for k, v in named.items()]
+    tables.append(_table(rows_of, '' if scalars else caption))
+  for key, rows in value.items():
+    if isinstance(rows, list):
+      tables += tables_of(rows, '' if tables else caption)
+  return tables
+
+
+def _table(rows: Sequence[dict[str, Any]], caption: str) -> Table:
+  keys = dict.fromkeys(k for row in rows for k in row if _is_scalar(row[k]))
+  # Notes and sources are long and repeat what the zoo's listing says.
+  keys = {k: None for k in keys if k not in ('source', 'note', 'seed')}
+  return Table(
+    [_word(key) for key in keys],
+    [[_spell(key, row.get(key)) for key in keys] for row in rows],
+    caption=caption,
+  )
+
+
+def _is_scalar(value: Any) -> bool:
+  return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _word(key: str) -> str:
+  return _WORDS.get(key, key.replace('_', ' '))
+
+
+def _spell(key: str, value: Any) -> str:
+  """A value in the unit that its key names."""
+  if value is None:
+    return '–'
+  if isinstance(value, str):
+    return value
+  if isinstance(value, bool):
+    return 'yes' if value else 'no'
+  if ('top1' in key or 'top5' in key) and 'tau' not in key:
+    return fraction(value)
+  if 'bytes' in key:
+    return size(value)
+  if isinstance(value, int):
+    return count(value)
+  if key.endswith('_ms'):
+    return f'{value:#.4g}'.rstrip('.')
+  return plain(value)
