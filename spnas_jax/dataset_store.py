@@ -133,13 +133,12 @@ def _raw_dir(dataset_config: ConfigDict) -> str:
 
 def not_prepared(dataset_config: ConfigDict) -> UserError:
   """The error for a data set that is not there and cannot be written."""
-  folder = data_dir(dataset_config)
+  name, folder = dataset_config.name, data_dir(dataset_config)
   return UserError(
-    f'dataset.name={dataset_config.name!r} is not prepared under '
-    f'dataset.data_dir={folder!r}; prepare it with `tfds build '
-    f'{dataset_config.name} --data_dir={folder}`, or set dataset.data_dir to '
-    'where it is. Without that there are '
-    f'{" and ".join(sorted(LOCAL_VERSIONS))}.'
+    f'dataset.name={name!r} is not prepared under dataset.data_dir={folder!r}; '
+    f'prepare it in Python with tfds.builder({name!r}, data_dir={folder!r})'
+    '.download_and_prepare(), or set dataset.data_dir to where it is. Without '
+    f'that there are {" and ".join(sorted(LOCAL_VERSIONS))}.'
   )
 
 

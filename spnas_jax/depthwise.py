@@ -359,7 +359,7 @@ def _kernel_gradient(x: Array, dy: Array, geometry: _Geometry) -> Array:
     0,
     batch // group * num_tiles,
     add_tile,
-    jnp.zeros_like(padded, shape=accumulator_shape),
+    jnp.zeros(accumulator_shape, jnp.float32),
   )
   return accumulator.sum(0)[:, :, None].astype(x.dtype)
 

@@ -1,7 +1,7 @@
-"""Pictures of a run: curves, gates, scatter plots (paper Figs 4, 7, 8).
+"""Pictures of a run: curves and scatter plots (paper Figs 4, 7, 8).
 
 Pure functions, data in, `matplotlib.figure.Figure` out. `network_figures.py`
-draws what belongs to one network.
+draws what the search decided.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from spnas_jax.plot_style import (
   number,
   stacked,
   style,
-  style_bar,
   title,
 )
 
@@ -40,13 +39,6 @@ class Point(NamedTuple):
   ms: float
   top1: float
   name: str = ''
-
-
-class GateRow(NamedTuple):
-  """Which gate a row of `gate_history` is: its layer and what it admits."""
-
-  layer: int
-  group: str
 
 
 # --- curves -------------------------------------------------------------------
@@ -163,14 +155,28 @@ def _label_ramp(ax, steps, values, colours):
   if not len(values) or values[0] <= values[-1]:
     return
   place = int(np.argmax(values < values[0] - 0.25 * (values[0] - values[-1])))
-  late = steps[place] > 0.6 * steps[-1]
+  if steps[place] > 0.6 * steps[-1]:
+    # No room behind the fall: above its start, at the right end.
+    point, system, offset, side = (
+      (1, values[0]),
+      'axes fraction',
+      (-3, 6),
+      'right',
+    )
+  else:
+    point, system, offset, side = (
+      (steps[place], values[place]),
+      'data',
+      (12, 14),
+      'left',
+    )
   ax.annotate(
     'ramp of the target',
-    (1, values[place]) if late else (steps[place], values[place]),
-    xycoords=('axes fraction', 'data') if late else 'data',
-    xytext=(-3 if late else 12, 14),
+    point,
+    xycoords=(system, 'data'),
+    xytext=offset,
     textcoords='offset points',
-    ha='right' if late else 'left',
+    ha=side,
     color=colours.orange,
     fontsize=SMALL,
   )
@@ -209,65 +215,6 @@ def _smooth(values: np.ndarray) -> np.ndarray:
   with np.errstate(invalid='ignore', divide='ignore'):
     average = blur(np.where(known, values, 0.0)) / blur(known.astype(float))
   return np.where(known, average, np.nan)
-
-
-# --- gates --------------------------------------------------------------------
-
-
-def gate_history(
-  steps: np.ndarray,
-  logits: np.ndarray,
-  rows: Sequence[GateRow],
-  warmup_steps: int | None = None,
-  colours: Palette = LIGHT,
-) -> Figure:
-  """Log-odds of every gate over the steps, one panel for each kind of gate.
-
-  Args:
-    steps: [T].
-    logits: [T, G].
-    rows: G of them, what each gate admits.
-    warmup_steps: where the warm-up ends; gates are drawn at random until then.
-    colours: theme.
-  """
-  groups = list(dict.fromkeys(row.group for row in rows))
-  counts = [sum(row.group == g for row in rows) for g in groups]
-  height = 0.17 if len(rows) <= 30 else 0.125
-  heights = [max(0.5, height * n) for n in counts]
-  figure = new_figure(colours, sum(heights) + 0.48 * len(groups) + 1.2)
-  axes = figure.subplots(
-    len(groups), 1, sharex=True, squeeze=False, height_ratios=heights
-  )[:, 0]
-  limit = float(np.nanmax(np.abs(logits), initial=1e-6))
-  edges = np.concatenate([[0], steps])
-  for ax, group in zip(axes, groups, strict=True):
-    style(ax, colours)
-    columns = [g for g, row in enumerate(rows) if row.group == group]
-    mesh = ax.pcolormesh(
-      edges,
-      np.arange(len(columns) + 1),
-      logits[:, columns].T,
-      cmap=colours.diverging,
-      vmin=-limit,
-      vmax=limit,
-      rasterized=True,
-    )
-    ax.set_ylim(len(columns), 0)
-    every = -(-len(columns) // 10)
-    shown = range(0, len(columns), every)
-    ax.set_yticks([i + 0.5 for i in shown])
-    ax.set_yticklabels([f'layer {rows[columns[i]].layer}' for i in shown])
-    ax.tick_params(axis='y', length=0)
-    ax.grid(False)
-    title(ax, group, colours)
-    if warmup_steps:
-      ax.axvline(warmup_steps, color=colours.ink, lw=0.8, ls=':')
-  axes[-1].set_xlabel('step', color=colours.muted)
-  bar = figure.colorbar(
-    mesh, ax=axes, orientation='horizontal', aspect=40, fraction=0.03
-  )
-  style_bar(bar, colours, 'log-odds of the gate: blue closed, orange open')
-  return figure
 
 
 # --- scatter plots ------------------------------------------------------------
@@ -380,6 +327,7 @@ def accuracy_latency(
         ha='center',
         color=colour,
         fontsize=SMALL,
+        bbox={'facecolor': colours.surface, 'lw': 0, 'pad': 0.5, 'alpha': 0.8},
       )
   ax.margins(x=0.16, y=0.2)
   if target_ms is not None:

@@ -65,10 +65,10 @@ def fan_out_normal(key, shape, dtype=jnp.float32):
   return std * jax.random.normal(key, shape, dtype)
 
 
-def stem_normal(key, shape, dtype=jnp.float32):
+def stem_normal(key, shape, dtype=jnp.float32, groups=1):
   """The same rule where one input channel does not mean depthwise."""
   height, width, _, outputs = shape
-  std = (2.0 / (height * width * outputs)) ** 0.5
+  std = (2.0 / (height * width * outputs / groups)) ** 0.5
   return std * jax.random.normal(key, shape, dtype)
 
 
@@ -126,8 +126,9 @@ class Conv(nn.Module):
   @nn.compact
   def __call__(self, x: Array) -> Array:
     k, inputs = self.kernel, x.shape[-1]
+    shape = (k, k, inputs // self.groups, self.features)
     kernel = self.param(
-      'kernel', stem_normal, (k, k, inputs // self.groups, self.features)
+      'kernel', stem_normal, shape, jnp.float32, self.groups
     ).astype(x.dtype)
     if k == 1 and self.groups == 1 and self.style.implementation == 'auto':
       return jnp.einsum('bhwi,io->bhwo', x, kernel[0, 0])

@@ -1,6 +1,7 @@
-"""Pictures of one network: its layers, their times, their superkernels.
+"""Pictures of what a search decided: layers, times, superkernels, gates.
 
 Pure functions, data in, `matplotlib.figure.Figure` out (paper Figs 5 and 6).
+Grids of panels are laid out by hand: it takes a tenth of the time.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -21,6 +23,7 @@ from spnas_jax.plot_style import (
   decimals,
   new_figure,
   number,
+  place,
   style,
   style_bar,
   title,
@@ -30,8 +33,10 @@ from spnas_jax.plot_style import (
 # are.
 _ROW = 0.27
 _NAME_LEFT, _BLOCK_CENTRE, _BLOCK_WIDTH, _SHAPE_LEFT = 0.38, 2.06, 0.94, 2.64
-# Superkernels side by side.
-_COLUMNS = 5
+# Superkernels side by side at most, and the height of one with its title.
+_COLUMNS, _CELL = 5, 1.12
+# Between panels of gates, with the title.
+_GAP = 0.38
 
 
 class NetworkRow(NamedTuple):
@@ -90,6 +95,13 @@ class Superkernel(NamedTuple):
   stage: int
   kernel: int
   name: str
+
+
+class GateRow(NamedTuple):
+  """Which gate a row of `gate_history` is: its layer and what it admits."""
+
+  layer: int
+  group: str
 
 
 def network(rows: Sequence[NetworkRow], colours: Palette = LIGHT) -> Figure:
@@ -216,42 +228,109 @@ def superkernels(
     else:
       lines.append([kernel])
   columns = max(len(line) for line in lines)
-  figure = new_figure(colours, 1.16 * len(lines) + 0.9)
-  axes = figure.subplots(len(lines), columns, squeeze=False)
+  height = _CELL * len(lines) + 0.75
+  figure = Figure((WIDTH, height), facecolor=colours.surface)
   spread = [k.weights.std(axis=(2, 3)) for k in kernels]
-  positive = np.concatenate([s[s > 0] for s in spread] or [np.ones(1)])
-  if not len(positive):
-    positive = np.ones(1)
-  norm = LogNorm(positive.min(), max(positive.max(), positive.min() * 1.01))
+  positive = np.concatenate([s[s > 0] for s in spread])
+  low = positive.min() if len(positive) else 1.0
+  high = positive.max() if len(positive) else 1.0
+  norm = LogNorm(low, max(high, 1.01 * low))
   images = iter(spread)
-  for line, row in zip(lines, axes, strict=True):
-    for ax in row:
-      ax.set_axis_off()
-    for ax, kernel in zip(row, line, strict=False):
-      values = np.maximum(next(images), positive.min())
-      image = ax.imshow(values, cmap=colours.sequential, norm=norm)
-      side = len(values)
-      ax.set_title(
-        f'layer {kernel.layer}\n{kernel.name}',
-        color=colours.ink if kernel.kernel else colours.muted,
-        fontsize=SMALL,
-      )
-      if kernel.kernel:
-        margin = (side - kernel.kernel) / 2
-        ax.add_patch(
-          Rectangle(
-            (margin - 0.5, margin - 0.5),
-            kernel.kernel,
-            kernel.kernel,
-            fill=False,
-            edgecolor=colours.orange,
-            lw=2,
-            clip_on=False,
-            gid='chosen',
-          )
-        )
+  pitch = min(WIDTH / columns, 1.4 * _CELL)
+  left = (WIDTH - pitch * columns) / 2
+  side = 0.62 * _CELL
+  for i, line in enumerate(lines):
+    for j, kernel in enumerate(line):
+      x = left + pitch * j + (pitch - side) / 2
+      ax = place(figure, x, 0.45 + _CELL * i, side, side)
+      _superkernel(ax, kernel, np.maximum(next(images), low), norm, colours)
+  ax = place(figure, 0.3, height - 0.62, WIDTH - 0.6, 0.12)
   bar = figure.colorbar(
-    image, ax=axes, orientation='horizontal', aspect=40, fraction=0.04
+    ScalarMappable(norm, colours.sequential), cax=ax, orientation='horizontal'
   )
   style_bar(bar, colours, 'standard deviation over channels (log scale)')
+  return figure
+
+
+def _superkernel(ax, kernel, values, norm, colours):
+  """One heat map [K, K] with its choice."""
+  ax.imshow(values, cmap=colours.sequential, norm=norm)
+  ax.set_axis_off()
+  ax.set_title(
+    f'layer {kernel.layer}\n{kernel.name}',
+    color=colours.ink if kernel.kernel else colours.muted,
+    fontsize=SMALL,
+    pad=3,
+  )
+  if kernel.kernel:
+    margin = (len(values) - kernel.kernel) / 2 - 0.5
+    ax.add_patch(
+      Rectangle(
+        (margin, margin),
+        kernel.kernel,
+        kernel.kernel,
+        fill=False,
+        edgecolor=colours.orange,
+        lw=2,
+        clip_on=False,
+        gid='chosen',
+      )
+    )
+
+
+def gate_history(
+  steps: np.ndarray,
+  logits: np.ndarray,
+  rows: Sequence[GateRow],
+  warmup_steps: int | None = None,
+  colours: Palette = LIGHT,
+) -> Figure:
+  """Log-odds of every gate over the steps, one panel for each kind of gate.
+
+  Args:
+    steps: [T].
+    logits: [T, G].
+    rows: G of them, what each gate admits.
+    warmup_steps: where the warm-up ends; gates are drawn at random until then.
+    colours: theme.
+  """
+  groups: dict[str, list[int]] = {}
+  for position, row in enumerate(rows):
+    groups.setdefault(row.group, []).append(position)
+  pitch = 0.17 if len(rows) <= 30 else 0.125
+  heights = [max(0.3, pitch * len(own)) for own in groups.values()]
+  height = sum(heights) + _GAP * len(heights) + 1.05
+  figure = Figure((WIDTH, height), facecolor=colours.surface)
+  limit = float(np.nanmax(np.abs(logits), initial=1e-6))
+  edges = np.concatenate([[0], steps])
+  top = 0.0
+  for (group, own), tall in zip(groups.items(), heights, strict=True):
+    ax = place(figure, 0.82, top + _GAP, WIDTH - 1.0, tall)
+    top += _GAP + tall
+    style(ax, colours)
+    title(ax, group, colours)
+    mesh = ax.pcolormesh(
+      edges,
+      np.arange(len(own) + 1),
+      logits[:, own].T,
+      cmap=colours.diverging,
+      vmin=-limit,
+      vmax=limit,
+    )
+    ax.set_ylim(len(own), 0)
+    shown = range(0, len(own), -(-len(own) // 10))
+    ax.set_yticks(
+      [i + 0.5 for i in shown], [f'layer {rows[own[i]].layer}' for i in shown]
+    )
+    ax.tick_params(axis='x', labelbottom=top > sum(heights) + _GAP)
+    ax.grid(False)
+    if warmup_steps:
+      ax.axvline(warmup_steps, color=colours.ink, lw=0.8, ls=':')
+  ax.set_xlabel('step', color=colours.muted)
+  bar = figure.colorbar(
+    mesh,
+    cax=place(figure, 0.82, height - 0.58, WIDTH - 1.0, 0.1),
+    orientation='horizontal',
+  )
+  style_bar(bar, colours, 'log-odds of the gate: blue closed, orange open')
   return figure

@@ -18,6 +18,7 @@ from spnas_jax.report_data import Findings
 from spnas_jax.report_numbers import numbers, tiles, verdicts
 from spnas_jax.report_page import Picture, Section, render
 from spnas_jax.report_tables import (
+  latency_table,
   missing,
   provenance,
   stage_table,
@@ -100,8 +101,8 @@ def sections(found: Findings) -> Iterator[Section]:
     _decisions,
     _latency,
     _accuracy,
-    _comparisons,
     _numbers,
+    _comparisons,
     _zoo,
     _provenance,
   ):
@@ -203,7 +204,7 @@ def _decisions(found: Findings) -> Section:
         'Every decision over the search: orange says yes, blue says no, pale '
         'is undecided. Until the dotted line (warm-up) they are drawn at '
         'random.',
-        lambda colours: figures.gate_history(
+        lambda colours: network_figures.gate_history(
           steps, logits, report_data.gate_rows(space), warmup, colours
         ),
       )
@@ -242,7 +243,9 @@ def _latency(found: Findings) -> Section:
         ),
       )
     )
-  return Section('Can the latency table be trusted?', '', pictures)
+  return Section(
+    'Can the latency table be trusted?', '', pictures, latency_table(found)
+  )
 
 
 def _accuracy(found: Findings) -> Section:
@@ -301,7 +304,7 @@ def trained_points(found: Findings) -> tuple[list[Point], list[Point]]:
   points: dict[str, list[Point]] = {'found': [], 'random': []}
   for (kind, _), rows in by_network.items():
     top1 = float(np.mean([row['top1'] for row in rows]))
-    points[kind].append(Point(rows[0]['predicted_ms'], top1))
+    points.setdefault(kind, []).append(Point(rows[0]['predicted_ms'], top1))
   return points['found'], points['random']
 
 

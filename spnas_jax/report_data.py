@@ -20,10 +20,9 @@ from ml_collections import ConfigDict
 from spnas_jax.architecture import Architecture, Block, block_input_sizes
 from spnas_jax.config import make_space
 from spnas_jax.errors import UserError
-from spnas_jax.figures import GateRow
 from spnas_jax.history import Curve, read_curves
 from spnas_jax.latency import LatencyTable, network_keys
-from spnas_jax.network_figures import NetworkRow, PartTime, Superkernel
+from spnas_jax.network_figures import GateRow, NetworkRow, PartTime, Superkernel
 from spnas_jax.space import Choice, SearchSpace
 from spnas_jax.workdir import Workdir, differences, stage_inputs
 
@@ -87,6 +86,15 @@ def gather(config: ConfigDict, workdir: Workdir) -> Findings:
   found.arch = attempt('The network', _read_architecture, workdir)
   found.search_curves = read_curves(workdir / 'search' / 'events')
   found.train_curves = read_curves(workdir / 'train' / 'events')
+  for stage, curves in (
+    ('search', found.search_curves),
+    ('train', found.train_curves),
+  ):
+    if stage in found.results and not curves:
+      found.problems.append(
+        f'The curves of {stage} are left out: {stage}/events holds no event '
+        'files.'
+      )
   path = workdir / 'search' / 'supernet.npz'
   if path.exists():
     arrays = attempt('What the supernet learned', _read_arrays, path)
@@ -318,7 +326,7 @@ def superkernels(found: Findings) -> list[Superkernel]:
 
 
 def gate_rows(space: SearchSpace) -> list[GateRow]:
-  """Rows of `figures.gate_history`, in the order of the gates."""
+  """Rows of `network_figures.gate_history`, in the order of the gates."""
   rows = []
   for gate in space.gates:
     layer = space.layers[gate.layer]

@@ -109,8 +109,14 @@ def _search_verdicts(found: Findings) -> Iterable[Verdict]:
       'note' if changed else 'good',
       f'The gates alone had decided for {ms(raw)}, {relative(raw, target)} the '
       f'target; the projection onto the target changed {changed}{layers} '
-      f'layers and {r.get("undecided_gates", "?")} of '
-      f'{r.get("num_gates", "?")} gates were undecided at the end.',
+      'layers.',
+    )
+  undecided = r.get('undecided_gates')
+  if undecided is not None:
+    yield Verdict(
+      'note' if undecided else 'good',
+      f'{undecided} of {r.get("num_gates", "?")} gates were still undecided at '
+      'the end.',
     )
   for text in r.get('warnings', ()):
     yield Verdict('bad', text)
@@ -375,8 +381,7 @@ def numbers(found: Findings) -> Table:
       text = spell(value)
       spread = result.get(key.replace('median_ms', 'spread_ms'))
       if 'median_ms' in key and isinstance(spread, (int, float)):
-        text += f', spread {spread:.2g}'
-        meaning += ' The spread is the interquartile range.'
+        meaning += f' Interquartile range of the rounds {spread:.2g} ms.'
       rows.append((label, text, meaning))
   for precision, length in found.model_bytes.items():
     rows.append((f'Size, {precision}', size(length), 'Of the .tflite file.'))

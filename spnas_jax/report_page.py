@@ -123,7 +123,7 @@ def render(
 
 
 def _tile(tile: Tile) -> str:
-  note = f'<dd class="note">{escape(tile.note)}</dd>' if tile.note else ''
+  note = f'<dd class="aside">{escape(tile.note)}</dd>' if tile.note else ''
   return (
     f'<div><dt>{escape(tile.label)}</dt><dd class="value">'
     f'{escape(tile.value)}</dd>{note}</div>'
@@ -148,10 +148,13 @@ def _section(section: Section) -> str:
   parts = [f'<h2>{escape(section.title)}</h2>']
   if section.text:
     parts.append(f'<p>{escape(section.text)}</p>')
-  if section.pictures:
-    pictures = ''.join(map(_picture, section.pictures))
-    parts.append(f'<div class="pictures">{pictures}</div>')
-  parts += map(_table, section.tables)
+  pictures = list(map(_picture, section.pictures))
+  tables = list(map(_table, section.tables))
+  if len(pictures) == 1:  # Its tables fit beside it.
+    pictures, tables = pictures + tables, []
+  if pictures:
+    parts.append(f'<div class="pictures">{"".join(pictures)}</div>')
+  parts += tables
   return f'<section>{"".join(parts)}</section>'
 
 
@@ -182,10 +185,10 @@ def _table(table: Table) -> str:
     + '</tr>'
     for row in table.rows
   )
-  kind = ' class="explained"' if table.explained else ''
+  kind = 'explained' if table.explained else f'columns{len(table.header)}'
   return (
-    f'<div class="scroll"><table{kind}>{caption}<thead><tr>{header}</tr>'
-    f'</thead><tbody>{rows}</tbody></table></div>'
+    f'<div class="table">{caption}<div class="scroll"><table class="{kind}">'
+    f'<thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div></div>'
   )
 
 
@@ -209,8 +212,9 @@ main { max-width: 1020px; margin: 0 auto; padding: 12px; }
 header { padding: 12px 12px 0; }
 h1 { font-size: 1.6rem; line-height: 1.25; margin: 0; }
 h2 { font-size: 1.2rem; margin: 0 0 .4rem; }
+h3 { font-size: 1rem; font-weight: 600; margin: 0 0 .2rem; }
 p { margin: 0 0 .9rem; max-width: 46rem; }
-header p, figcaption, caption, thead th, .note { color: var(--muted); }
+header p, figcaption, thead th, .aside { color: var(--muted); }
 header p { overflow-wrap: anywhere; }
 section, .verdicts, .tiles > div {
   background: var(--card); border: 1px solid var(--line); border-radius: 8px;
@@ -224,7 +228,7 @@ section { padding: 16px; margin: 0 0 16px; }
 .tiles dt { color: var(--muted); font-size: .9rem; }
 .tiles dd { margin: 0; }
 .value { font-size: 1.5rem; font-weight: 600; line-height: 1.25; }
-.note { font-size: .85rem; }
+.aside { font-size: .85rem; }
 .verdicts { list-style: none; margin: 0 0 16px; padding: 12px 16px; }
 .verdicts li { display: flex; gap: .6rem; padding: .2rem 0; }
 .mark { flex: none; width: 1rem; text-align: center; font-weight: 700; }
@@ -242,15 +246,15 @@ figure { margin: 0; min-width: 0; max-width: 480px; }
 img { display: block; width: 100%; height: auto; }
 figcaption { font-size: .9rem; margin-top: .4rem; }
 .scroll { overflow-x: auto; }
-.scroll + .scroll, .pictures + .scroll { margin-top: 20px; }
+.table + .table, .pictures + .table { margin-top: 20px; }
 table { border-collapse: collapse; width: 100%; }
-caption { text-align: left; font-weight: 600; padding-bottom: .3rem; }
 th, td {
   text-align: left; vertical-align: top; padding: .35rem 1rem .35rem 0;
   border-bottom: 1px solid var(--line); font-weight: 400;
 }
 thead th { font-size: .85rem; }
 td { font-variant-numeric: tabular-nums; }
+.columns2 { max-width: 32rem; }
 .explained th[scope=row] { width: 15rem; }
 .explained td:nth-child(2) { white-space: nowrap; font-weight: 600; }
 .explained td:last-child { color: var(--muted); }
@@ -259,12 +263,16 @@ code { font: .85rem/1.4 ui-monospace, Menlo, Consolas, monospace; }
 .missing li { margin-bottom: .5rem; }
 .missing code { display: block; overflow-wrap: anywhere; color: var(--muted); }
 @media (max-width: 640px) {
-  section { padding: 12px; }
+  main { padding: 6px; }
+  section { padding: 12px 8px; }
   .tiles { grid-template-columns: 1fr 1fr; }
+  .tiles > div, .verdicts { padding: 8px 10px; }
+  .value { font-size: 1.25rem; white-space: nowrap; }
   .explained thead { display: none; }
+  .explained, .explained tbody { display: block; }
   .explained tr {
-    display: grid; grid-template-columns: 1fr auto; column-gap: 1rem;
-    padding: .4rem 0; border-bottom: 1px solid var(--line);
+    display: grid; grid-template-columns: minmax(0, 1fr) auto;
+    column-gap: 1rem; padding: .4rem 0; border-bottom: 1px solid var(--line);
   }
   .explained th[scope=row], .explained td {
     border: 0; padding: 0; width: auto;

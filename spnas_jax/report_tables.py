@@ -38,6 +38,17 @@ _WORDS = {
   'measured_ms': 'measured, ms',
   'step_seconds': 'seconds a step',
   'temp_bytes': 'memory of a step',
+  'temp_bytes_per_device': 'memory of a step, each device',
+  'fits': 'fits into the device',
+  'num_all_reduces': 'all-reduces a step',
+  'estimated_step_seconds': 'seconds a step, estimated',
+  'abs_change': '|change of loss|',
+  'abs_slope_open': '|slope|, open',
+  'abs_slope_closed': '|slope|, closed',
+  'correlation_both': 'correlation, mean slope',
+  'kendall_tau_top1': "Kendall's τ of top-1",
+  'kendall_tau_cross_entropy': "Kendall's τ of cross-entropy",
+  'kendall_tau_of_ms': "Kendall's τ of latency and top-1",
 }
 
 
@@ -98,6 +109,33 @@ def _spell_versions(stages_of: dict[str, list[str]]) -> str:
   return '; '.join(f'{v} ({", ".join(s)})' for v, s in stages_of.items())
 
 
+def latency_table(found: Findings) -> list[Table]:
+  """What the table is of, and what its check said."""
+  rows = []
+  table, check = found.table, found.stage('validate_table')
+  if table is not None:
+    device = ', '.join(str(v) for v in table.device.values())
+    rows += [
+      ('table', table.name),
+      ('device', device),
+      ('threads', str(table.threads)),
+      ('image side', f'{table.image_size} px'),
+      ('entries', count(len(table.entries))),
+      ('made', table.date),
+      ('calibration factor', f'{table.factor:.3f}'),
+    ]
+  for key, label, form in (
+    ('mean_abs_pct', 'mean error', '{:.2f}%'),
+    ('worst_pct', 'worst error', '{:.2f}%'),
+    ('uncalibrated_mean_abs_pct', 'mean error, not calibrated', '{:.2f}%'),
+    ('rank_correlation', 'rank correlation', '{:.3f}'),
+    ('drift_pct', 'device slower than then', '{:+.1f}%'),
+  ):
+    if isinstance(check.get(key), (int, float)):
+      rows.append((label, form.format(check[key])))
+  return [Table(('', 'value'), rows)] if rows else []
+
+
 def stage_table(found: Findings, stage: str, caption: str = '') -> list[Table]:
   """A stage's rows: one for each network, method or setting it compared."""
   value = found.results.get(stage)
@@ -122,7 +160,7 @@ def tables_of(value: Any, caption: str = '') -> list[Table]:
   if named and all(any(map(_is_scalar, v.values())) for v in named.values()):
     rows_of = [{'': _word(k), **v} for k, v in named.items()]
     tables.append(_table(rows_of, '' if scalars else caption))
-  for key, rows in value.items():
+  for rows in value.values():
     if isinstance(rows, list):
       tables += tables_of(rows, '' if tables else caption)
   return tables
@@ -144,7 +182,7 @@ def _is_scalar(value: Any) -> bool:
 
 
 def _word(key: str) -> str:
-  return _WORDS.get(key, key.replace('_', ' '))
+  return _WORDS.get(key, key.removeprefix('num_').replace('_', ' '))
 
 
 def _spell(key: str, value: Any) -> str:
@@ -155,7 +193,9 @@ def _spell(key: str, value: Any) -> str:
     return value
   if isinstance(value, bool):
     return 'yes' if value else 'no'
-  if ('top1' in key or 'top5' in key) and 'tau' not in key:
+  if 'tau' in key:
+    return f'{value:.2f}'
+  if 'top1' in key or 'top5' in key:
     return fraction(value)
   if 'bytes' in key:
     return size(value)

@@ -51,46 +51,52 @@ def test_masks_partition_the_superkernel(kernels, expansions, in_channels):
     np.testing.assert_array_equal(halves[: j + 1].sum(0), first)
 
 
-@pytest.mark.parametrize('implementation', ['auto', 'primitive'])
-@pytest.mark.parametrize('padding', ['same', 'symmetric'])
+@pytest.mark.parametrize(
+  ('kernels', 'padding', 'implementation'),
+  [
+    ((3, 5), 'same', 'auto'),
+    ((3, 5), 'same', 'primitive'),
+    ((3, 5, 7), 'same', 'primitive'),
+    ((3, 5, 7), 'symmetric', 'primitive'),
+  ],
+)
 @pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('size', [(8, 8), (9, 9), (7, 10)])
+@pytest.mark.parametrize('size', [(8, 9), (9, 8)])
 def test_masked_kernel_equals_the_small_convolution(
-  size, stride, padding, implementation
+  size, stride, kernels, padding, implementation
 ):
   """A superkernel reduced to a smaller size *is* that convolution.
 
-  Masked 7x7 against true 5x5 and 3x3, masked 5x5 against true 3x3, computed by
-  XLA's own convolution. Sums of at most 49 products of order 1 differ by
-  rounding only: 1e-5, where the values are about 5.
+  Masked 5x5 against true 3x3, masked 7x7 against true 5x5 and 3x3, computed by
+  XLA's own convolution; even and odd sizes. Sums of at most 49 products of
+  order 1 differ by rounding only: 1e-5, where the values are about 5.
   """
   rng = np.random.default_rng(0)
   x = jnp.asarray(rng.normal(size=(2, *size, 4)), jnp.float32)
-  weights = rng.normal(size=(7, 7, 1, 4)).astype(np.float32)
-  for kernels in ((3, 5), (3, 5, 7)):
-    margin = (7 - kernels[-1]) // 2
-    own = jnp.asarray(weights[margin : 7 - margin, margin : 7 - margin])
-    for rank, kernel in enumerate(kernels[:-1]):
-      gates = jnp.asarray([1.0] * rank + [0.0] * (len(kernels) - 1 - rank))
-      masked = superkernel(own, gates, kernels)
-      got = depthwise_conv(
-        x,
-        masked,
-        stride=stride,
-        padding=padding,
-        implementation=implementation,
-      )
-      cut = slice((7 - kernel) // 2, 7 - (7 - kernel) // 2)
-      pads = 'SAME' if padding == 'same' else [(kernel // 2, kernel // 2)] * 2
-      wanted = lax.conv_general_dilated(
-        x,
-        weights[cut, cut],
-        (stride, stride),
-        pads,
-        dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        feature_group_count=4,
-      )
-      np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
+  largest = kernels[-1]
+  shape = (largest, largest, 1, 4)
+  weights = jnp.asarray(rng.normal(size=shape), jnp.float32)
+  for rank, kernel in enumerate(kernels[:-1]):
+    gates = (np.arange(len(kernels) - 1) < rank).astype(np.float32)
+    got = depthwise_conv(
+      x,
+      superkernel(weights, jnp.asarray(gates), kernels),
+      stride=stride,
+      padding=padding,
+      implementation=implementation,
+    )
+    margin = (largest - kernel) // 2
+    cut = slice(margin, largest - margin)
+    pads = 'SAME' if padding == 'same' else [(kernel // 2, kernel // 2)] * 2
+    wanted = lax.conv_general_dilated(
+      x,
+      weights[cut, cut],
+      (stride, stride),
+      pads,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+      feature_group_count=4,
+    )
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-5)
 
 
 def test_superkernel_is_eqs_1_to_3():
@@ -131,7 +137,7 @@ def test_nested_subsets_close_together():
 
 @pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
 def test_indicator_is_exactly_0_or_1(dtype):
-  """No rounding of the surrogate leaks into the decision; equality means use."""
+  """The surrogate does not leak into the decision; equality means use."""
   x = jnp.asarray(np.linspace(-40, 40, 4001), dtype)
   threshold = jnp.zeros((), dtype)
   for f in (indicator, jax.jit(indicator)):
@@ -141,30 +147,31 @@ def test_indicator_is_exactly_0_or_1(dtype):
   assert indicator(jnp.float32(2.5), jnp.float32(2.5)) == 1
 
 
-@tiny.steady
-@given(
-  st.floats(-100, 100, width=32),
-  st.floats(-100, 100, width=32),
-  st.floats(0.0625, 16, width=32),
-)
-def test_indicator_gradient_is_the_sigmoid_slope(importance, threshold, tau):
+def test_indicator_gradient_is_the_sigmoid_slope():
   """d/ds = sigma'((s - t) / tau) / tau, d/dt its negative; jit == eager.
 
   Compared with float64 closed forms: relative 1e-4 for the rounding of (s - t)
-  / tau, which the exponential multiplies by up to 1600; absolute 1e-7, the
+  / tau, which the exponential multiplies by up to 100; absolute 1e-7 / tau, the
   distance of two float32 near 1, where sigma saturates.
   """
-  slope = jax.grad(indicator, argnums=(0, 1))
-  args = jnp.float32(importance), jnp.float32(threshold), jnp.float32(tau)
-  got = jax.jit(slope)(*args)
-  for jitted, eager in zip(got, slope(*args), strict=True):
-    np.testing.assert_allclose(jitted, eager, rtol=1e-6)
-  z = (np.float64(importance) - np.float64(threshold)) / np.float64(tau)
+  rng = np.random.default_rng(0)
+  importance, threshold = rng.uniform(-20, 20, (2, 2000)).astype(np.float32)
+  tau = np.exp(rng.uniform(-3, 3, 2000)).astype(np.float32)
+
+  def total(s, t, temperature):
+    return indicator(s, t, temperature).sum()
+
+  slope = jax.grad(total, argnums=(0, 1))
+  eager = slope(importance, threshold, tau)
+  got = jax.jit(slope)(importance, threshold, tau)
+  z = (importance.astype(np.float64) - threshold) / tau
   s = 1 / (1 + np.exp(-np.clip(z, -700, 700)))
   wanted = s * (1 - s) / tau
   atol = 1e-7 / tau
-  np.testing.assert_allclose(got[0], wanted, rtol=1e-4, atol=atol)
-  np.testing.assert_allclose(got[1], -wanted, rtol=1e-4, atol=atol)
+  for one in (got, eager):
+    for by, sign in zip(one, (1, -1), strict=True):
+      error = np.abs(by - sign * wanted)
+      assert np.all(error <= 1e-4 * wanted + atol)
 
 
 def test_indicator_gradient_is_finite_far_out():
@@ -175,7 +182,7 @@ def test_indicator_gradient_is_finite_far_out():
 
 
 def test_indicator_gradient_reaches_the_weights():
-  """Eq. 2's condition trains weights and thresholds alike, by the chain rule."""
+  """Eq. 2's condition trains weights and thresholds, by the chain rule."""
   weights = jnp.array([0.3, -0.4])
   threshold = jnp.float32(0.2)
 

@@ -1,0 +1,33 @@
+"""A network on ImageNet with MnasNet's recipe, as the paper trains its own.
+
+  python main.py --stage=train --config=configs/imagenet_train.py \
+    --workdir=gs://BUCKET/spnas --config.dataset.data_dir=gs://BUCKET/tfds
+  python main.py --stage=evaluate ... (the same); then export, profile
+
+Trains the network that the paper found; any other zoo network with
+--config.architecture=mnasnet_b1, the path of an architecture.json, or
+--config.architecture='' for the one that configs/imagenet_search.py left in the
+workdir.
+
+Needs: imagenet2012 prepared by tfds (`tfds build imagenet2012`, 155 GB, after
+the archives were downloaded by hand).
+Hardware: batch 1024, meant for 8 TPU cores (128 images each; batch norm is per
+core as in the reference). On other machines lower `train.batch_size`; the
+learning rate is per 256 images and follows.
+Expected: 437,850 steps. Paper: 74.96% top-1, 92.21% top-5 for Single-Path NAS;
+on the same schedule MobileNetV2 73.59, MnasNet-B1 74.61, ProxylessNAS-R 74.65,
+FBNet-B 73.70. Others who trained the same network: timm 74.09, imgclsmob 74.90.
+Not run here on ImageNet; what is tested here are its numbers of steps and its
+schedule.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import imagenet_search
+
+
+def get_config() -> ConfigDict:
+  config = imagenet_search.get_config()
+  config.architecture = 'single_path_nas'
+  config.train.checkpoint_epochs = 5.0
+  return config

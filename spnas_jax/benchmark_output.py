@@ -1,0 +1,130 @@
+"""Reads what Android's `benchmark_model` prints and writes.
+
+All its times are in microseconds, except that the CSV says milliseconds.
+"""
+
+from __future__ import annotations
+
+import re
+
+from spnas_jax.devices import OperationTime
+from spnas_jax.errors import UserError
+
+_AVERAGE = re.compile(r'Inference \(avg\): ([0-9.]+(?:e[+-]?[0-9]+)?)')
+
+
+def parse_average(text: str) -> float:
+  """Mean time of an inference, ms, from the tool's screen output.
+
+  Raises:
+    UserError: there is none in it.
+  """
+  found = _AVERAGE.findall(text)
+  if not found or not float(found[-1]) > 0:
+    raise UserError(f'benchmark_model gave no time: {last_line(text)}')
+  return float(found[-1]) / 1000
+
+
+def parse_proto(content: bytes) -> list[OperationTime]:
+  """Operation times from `--op_profiling_output_mode=proto`.
+
+  Raises:
+    UserError: it is not such a file, or holds no operations.
+  """
+  from ai_edge_litert import profiling_info_pb2
+  from google.protobuf.message import DecodeError
+
+  try:
+    data = profiling_info_pb2.BenchmarkProfilingData.FromString(content)
+  except DecodeError as e:
+    raise UserError(
+      f'benchmark_model wrote a profile that is no protobuf ({e})'
+    ) from e
+
+  def read(profiles) -> list[OperationTime]:
+    return [
+      OperationTime(
+        name=p.node_type,
+        # `avg` is rounded to whole microseconds.
+        mean_ms=p.inference_microseconds.sum
+        / max(p.inference_microseconds.count, 1)
+        / 1000,
+        count=p.inference_microseconds.count,
+      )
+      for p in sorted(profiles, key=lambda p: p.run_order)
+    ]
+
+  graphs = data.runtime_profile.subgraph_profiles
+  delegates = data.runtime_profile.delegate_profiles
+  return _innermost(
+    read(graphs[0].per_op_profiles) if graphs else [],
+    [read(d.per_op_profiles) for d in delegates],
+  )
+
+
+def parse_csv(text: str, runs: int) -> list[OperationTime]:
+  """Operation times from `--op_profiling_output_mode=csv`.
+
+  The file is a sequence of tables with a title each. Names may contain commas,
+  unquoted; the columns between the first and the last hold numbers only.
+
+  Args:
+    text: the file.
+    runs: inferences behind the means, which the file does not say.
+
+  Raises:
+    UserError: it holds no operations.
+  """
+  # The tables before this line are about loading the model.
+  text = text.rpartition('Operator-wise Profiling Info')[2]
+  graph: list[OperationTime] = []
+  delegates: list[list[OperationTime]] = []
+  target: list[OperationTime] | None = None
+  columns: list[str] = []
+  in_delegate = False
+  for line in text.splitlines():
+    if line.startswith('Delegate internal'):
+      in_delegate = True
+    elif line.startswith('====='):
+      target, columns = None, []
+      if 'Run Order' in line:
+        target = [] if in_delegate else graph
+        if in_delegate:
+          delegates.append(target)
+    elif target is not None and not columns:
+      columns = [name.strip() for name in line.split(',')]
+    elif target is not None and line.strip():
+      middle = len(columns) - 2
+      match = re.fullmatch(
+        rf'(.*?)((?:,\s*[-+0-9.enaif]+%?){{{middle}}}),(.*)', line.strip()
+      )
+      if match is None or 'avg_ms' not in columns:
+        raise UserError(
+          f'benchmark_model wrote a line that cannot be read: {line!r}'
+        )
+      values = [v.strip() for v in match[2].split(',')[1:]]
+      target.append(
+        OperationTime(
+          name=match[1].strip(),
+          mean_ms=float(values[columns.index('avg_ms') - 1]),
+          count=runs,
+        )
+      )
+  return _innermost(graph, delegates)
+
+
+def _innermost(
+  graph: list[OperationTime], delegates: list[list[OperationTime]]
+) -> list[OperationTime]:
+  """A delegate's operations where it runs the whole graph, else the graph's."""
+  if len(graph) == len(delegates) == 1 and delegates[0]:
+    return delegates[0]
+  if not graph:
+    raise UserError('benchmark_model wrote a profile without operations')
+  return graph
+
+
+def last_line(text: str) -> str:
+  """The last line that says something, for messages of one line."""
+  lines = [line.strip() for line in text.splitlines() if line.strip()]
+  return lines[-1][:200] if lines else 'it printed nothing'
