@@ -305,7 +305,7 @@ def gate_history(
   edges = np.concatenate([[0], steps])
   top = 0.0
   for (group, own), tall in zip(groups.items(), heights, strict=True):
-    ax = place(figure, 0.82, top + _GAP, WIDTH - 1.0, tall)
+    ax = place(figure, 0.82, top + _GAP, WIDTH - 1.12, tall)
     top += _GAP + tall
     style(ax, colours)
     title(ax, group, colours)
@@ -329,7 +329,7 @@ def gate_history(
   ax.set_xlabel('step', color=colours.muted)
   bar = figure.colorbar(
     mesh,
-    cax=place(figure, 0.82, height - 0.58, WIDTH - 1.0, 0.1),
+    cax=place(figure, 0.82, height - 0.58, WIDTH - 1.12, 0.1),
     orientation='horizontal',
   )
   style_bar(bar, colours, 'log-odds of the gate: blue closed, orange open')

@@ -45,7 +45,7 @@ class Palette:
 
   def kernel(self, size: int) -> str:
     """Colour of a kernel size."""
-    return {3: self.blue, 5: self.orange, 7: self.purple}.get(size, self.green)
+    return getattr(self, kernel_colour(size))
 
   @property
   def sequential(self) -> LinearSegmentedColormap:
@@ -59,6 +59,11 @@ class Palette:
     """From blue (negative) over the surface to orange (positive)."""
     stops = [self.blue, self.surface, self.orange]
     return LinearSegmentedColormap.from_list('diverging', stops)
+
+
+def kernel_colour(size: int) -> str:
+  """Name of a kernel size's colour, for captions."""
+  return {3: 'blue', 5: 'orange', 7: 'purple'}.get(size, 'green')
 
 
 LIGHT = Palette(
@@ -87,7 +92,7 @@ DARK = Palette(
 
 def number(value: float) -> str:
   """Four significant digits, trailing zeros kept: 27.00, 0.4831."""
-  return f'{value:#.4g}'.rstrip('.')
+  return f'{value:,.0f}' if abs(value) >= 1e4 else f'{value:#.4g}'.rstrip('.')
 
 
 def decimals(total: float) -> int:
@@ -106,6 +111,7 @@ def png(figure: Figure, dpi: int = 190) -> bytes:
 
 
 def new_figure(colours: Palette, height: float) -> Figure:
+  """An empty picture that finds its own margins; `height` in inches."""
   return Figure(
     (WIDTH, height), facecolor=colours.surface, layout='constrained'
   )
@@ -134,6 +140,7 @@ def stacked(count: int, colours: Palette) -> tuple[Figure, list[Axes]]:
 
 
 def style(ax: Axes, colours: Palette) -> None:
+  """Quiet axes: a base line, hairlines to read heights from."""
   ax.set_facecolor(colours.surface)
   for side, spine in ax.spines.items():
     spine.set_visible(side == 'bottom')
@@ -148,6 +155,7 @@ def style(ax: Axes, colours: Palette) -> None:
 
 
 def style_bar(bar, colours: Palette, label: str) -> None:
+  """The same for a colour bar."""
   bar.outline.set_visible(False)
   bar.ax.tick_params(colors=colours.muted, labelsize=SMALL, length=3)
   bar.set_label(label, color=colours.muted, fontsize=SMALL)

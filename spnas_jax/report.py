@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax import figures, network_figures, report_data
 from spnas_jax.figures import Point
-from spnas_jax.plot_style import DARK, LIGHT, Palette, png
+from spnas_jax.plot_style import DARK, LIGHT, Palette, kernel_colour, png
 from spnas_jax.report_data import Findings
 from spnas_jax.report_numbers import numbers, tiles, verdicts
 from spnas_jax.report_page import Picture, Section, render
@@ -42,7 +42,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     tiles(found),
     verdicts(found),
     parts,
-    missing(found, _shown(workdir)),
+    missing(found, _shown(workdir), config.latency_table),
     found.problems,
   )
   names = []
@@ -123,29 +123,33 @@ def _network(found: Findings) -> Section:
     return Section('')
   pictures = []
   rows = report_data.network_rows(found)
-  skipped = ' Dotted outlines are layers that the search left out.'
+  sizes = sorted({r.kernel for r in rows if r.layer is not None and r.kernel})
+  names = ', '.join(f'{kernel_colour(k)} {k}×{k}' for k in sizes)
+  words = (
+    'The network from the image (top) to the classes (bottom). Colour and '
+    f'height of a block show its kernel size ({names}), its width the '
+    'expansion ratio; grey parts were not searched.'
+  )
+  if any(row.skipped for row in rows):
+    words += ' Dotted outlines are layers that the search left out.'
   pictures.append(
     _draw(
       'network',
-      'The network from the image (top) to the classes (bottom). Colour and '
-      'height of a block show its kernel size (blue 3×3, orange 5×5), its '
-      'width the expansion ratio; grey parts were not searched.'
-      + skipped
-      * any(row.skipped for row in rows),
+      words,
       lambda colours: network_figures.network(rows, colours),
     )
   )
   parts = report_data.part_times(found)
   if parts:
-    words = 'Where the predicted time goes, layer by layer.'
+    reading = 'Where the predicted time goes, layer by layer.'
     if any(part.slowest_ms for part in parts):
-      words += ' Dotted: what the slowest candidate of the layer would take.'
+      reading += ' Dotted: what the slowest candidate of the layer would take.'
     if any(part.measured_ms is not None for part in parts):
-      words += ' Upright marks: measured inside the network.'
+      reading += ' Upright marks: measured inside the network.'
     pictures.append(
       _draw(
         'layer_times',
-        words,
+        reading,
         lambda colours: network_figures.layer_times(parts, colours),
       )
     )

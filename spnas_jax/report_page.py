@@ -108,8 +108,9 @@ def render(
     items += map(_missing, missing)
     body.append(
       '<section><h2>Not on this page</h2>'
-      '<p>Each command adds a part; <code>--stage=report</code> then draws the '
-      f'page again.</p><ul class="missing">{"".join(items)}</ul></section>'
+      '<p>Each command adds a part (CONFIG: the configuration file of this '
+      'run); <code>--stage=report</code> then draws the page again.</p>'
+      f'<ul class="missing">{"".join(items)}</ul></section>'
     )
   content = '\n'.join(body)
   return (
@@ -175,9 +176,7 @@ def _uri(content: bytes) -> str:
 
 
 def _table(table: Table) -> str:
-  caption = (
-    f'<caption>{escape(table.caption)}</caption>' if table.caption else ''
-  )
+  caption = f'<h3>{escape(table.caption)}</h3>' if table.caption else ''
   header = ''.join(f'<th scope="col">{escape(h)}</th>' for h in table.header)
   rows = ''.join(
     f'<tr><th scope="row">{escape(row[0])}</th>'

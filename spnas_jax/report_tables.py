@@ -28,6 +28,13 @@ _STAGES = {
   'compile': 'Memory and step time on a TPU, without a TPU',
   'zoo': 'Known networks with parameters, operations, predicted latency',
 }
+_READ_TABLE = (
+  'search',
+  'profile',
+  'validate_table',
+  'random_search',
+  'ablate',
+)
 _WORDS = {
   'top1': 'top-1',
   'top5': 'top-5',
@@ -52,16 +59,24 @@ _WORDS = {
 }
 
 
-def missing(found: Findings, workdir: str) -> list[Missing]:
-  """Every part that the workdir does not have, with its command."""
-  return [
-    Missing(
-      f'{what}:',
-      f'python main.py --stage={stage} --config=CONFIG --workdir={workdir}',
-    )
-    for stage, what in _STAGES.items()
-    if stage not in found.results
-  ]
+def missing(found: Findings, workdir: str, table: str) -> list[Missing]:
+  """Every part that the workdir does not have, with its command.
+
+  Args:
+    found: what there is.
+    workdir: its path, as in a command.
+    table: path of the latency table, which the stages that read it must get.
+  """
+  parts = []
+  for stage, what in _STAGES.items():
+    if stage in found.results:
+      continue
+    command = f'python main.py --stage={stage} --config=CONFIG'
+    command += f' --workdir={workdir}'
+    if table and stage in _READ_TABLE:
+      command += f' --config.latency_table={table}'
+    parts.append(Missing(f'{what}:', command))
+  return parts
 
 
 def provenance(found: Findings) -> list[Table]:

@@ -226,8 +226,11 @@ def make_search_step(search: Search):
     slope = jax.nn.sigmoid(decision.logits) * jax.nn.sigmoid(-decision.logits)
     metrics['saturated_gates'] = (slope < SATURATED).astype(jnp.float32).mean()
     if search.controller is not None:
-      metrics['target_ms'] = search.controller.ramp_ms(
+      ramp = search.controller.ramp_ms(
         controller.start_ms, search.phases.progress(state.step)
+      )
+      metrics['target_ms'] = jnp.where(
+        state.step < search.phases.warm_up, search.controller.target_ms, ramp
       )
     step = state.step
     state = apply_gradients(

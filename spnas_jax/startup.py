@@ -86,7 +86,8 @@ def prepare_jax() -> None:
 
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update('jax_compilation_cache_dir', str(ROOT / '.cache' / 'jax'))
-  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+  if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   address = os.environ.get('JAX_COORDINATOR_ADDRESS')
   if address:
     try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import time
 from typing import Any
 
@@ -17,7 +16,6 @@ from spnas_jax.build_table import (
   VALIDATION_STREAM,
   load_for,
   random_networks,
-  spell,
 )
 from spnas_jax.config import make_space
 from spnas_jax.devices import Timing, open_device
@@ -74,7 +72,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     'conditions': device.conditions(),
   }
   result['verdict'] = verdict(result)
-  workdir.write('validate_table.png', scatter_plot(result, spell(table.device)))
+  workdir.write('validate_table.png', scatter_plot(result))
   print(f'validate_table: {result["verdict"]}')
   result = workdir.finish(
     'validate_table', inputs, result, time.monotonic() - start
@@ -205,32 +203,12 @@ def verdict(result: dict[str, Any]) -> str:
   return words
 
 
-def scatter_plot(result: dict[str, Any], device: str) -> bytes:
-  """Predicted against measured, with the identity line, as a PNG file."""
-  from matplotlib.figure import Figure
+def scatter_plot(result: dict[str, Any]) -> bytes:
+  """Measured against predicted, with the identity line, as a PNG file."""
+  from spnas_jax import figures, plot_style
 
   rows = result['networks']
-  predicted = [row['predicted_ms'] for row in rows]
-  measured = [row['measured_ms'] for row in rows]
-  ends = [min(predicted + measured), max(predicted + measured)]
-  figure = Figure(figsize=(5, 5), layout='constrained')
-  axes = figure.subplots()
-  axes.axline((ends[0], ends[0]), slope=1, color='0.7', zorder=0)
-  axes.errorbar(
-    predicted,
-    measured,
-    yerr=[row['spread_ms'] / 2 for row in rows],
-    fmt='o',
-    markersize=4,
-    elinewidth=1,
+  figure = figures.predicted_measured(
+    [row['predicted_ms'] for row in rows], [row['measured_ms'] for row in rows]
   )
-  axes.set_xlabel('predicted, ms')
-  axes.set_ylabel('measured, ms')
-  axes.set_title(
-    f'{len(rows)} unseen networks, {result["mean_abs_pct"]:.2f}% off on average'
-    f'\n{device}',
-    fontsize=9,
-  )
-  file = io.BytesIO()
-  figure.savefig(file, format='png', dpi=150)
-  return file.getvalue()
+  return plot_style.png(figure)

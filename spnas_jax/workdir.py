@@ -16,7 +16,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -80,11 +79,14 @@ class Workdir:
     target = self.path / name
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f'.{target.name}.{uuid.uuid4().hex}'
-    if isinstance(content, bytes):
+    if isinstance(content, str):
+      content = content.encode()
+    try:
       partial.write_bytes(content)
-    else:
-      partial.write_text(content)
-    partial.replace(target)
+      partial.replace(target)
+    except BaseException:
+      partial.unlink(missing_ok=True)
+      raise
 
   def results(self) -> dict[str, Any]:
     """results.json: one object per finished stage.
@@ -124,7 +126,7 @@ class Workdir:
     if not isinstance(result, dict) or 'config_hash' not in result:
       return None
     if result['config_hash'] == fingerprint(inputs):
-      logging.info('%s: already complete in %s', stage, self.path)
+      print(f'{stage}: already complete in {self.path}')
       return result
     changed = differences(result.get('inputs', {}), inputs)
     raise UserError(

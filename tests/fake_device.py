@@ -1,0 +1,66 @@
+"""A device whose times are a function of the model: nothing has to be run."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from spnas_jax import devices, tflite
+from spnas_jax.devices import Device, Take
+
+# Time of a call, ms.
+CALL_MS = 0.5
+# Operations of a model take so long together, ms.
+OPERATION_MS = {
+  'CONV_2D': 1.0,
+  'DEPTHWISE_CONV_2D': 2.0,
+  'FULLY_CONNECTED': 0.5,
+}
+
+
+class FakeDevice(Device):
+  """Every call costs CALL_MS, every operation its OPERATION_MS.
+
+  Attributes:
+    inside: factor on operations of whole networks, which the tests' networks
+      are told by their classifier and stem.
+    fail_after: samples after which it breaks off as Ctrl-C would.
+    taken: names of the samples taken, in order.
+  """
+
+  threads = 1
+  quantile = 0.5
+  statistic = 'made up'
+
+  def __init__(self, name: str = 'fake', inside: float = 1.0):
+    self.name = name
+    self.inside = inside
+    self.fail_after: int | None = None
+    self.taken: list[str] = []
+
+  def describe(self) -> dict[str, dict[str, Any]]:
+    return {'device': {'kind': 'fake', 'name': self.name}, 'software': {}}
+
+  @contextlib.contextmanager
+  def session(
+    self, models: dict[str, bytes], warmup_runs: int, runs_per_round: int
+  ) -> Iterator[Take]:
+    def take(name: str) -> float:
+      if len(self.taken) == self.fail_after:
+        raise KeyboardInterrupt
+      self.taken.append(name)
+      names = tflite.operations(models[name])
+      work = sum(OPERATION_MS.get(n, 0.0) for n in names)
+      whole = names.count('CONV_2D') > 3
+      return CALL_MS + work * (self.inside if whole else 1.0)
+
+    yield take
+
+
+def install(monkeypatch, device: Device) -> None:
+  """Makes `open_device` return this one, whoever calls it."""
+  from spnas_jax import build_table, profile, validate_table
+
+  for module in (devices, build_table, validate_table, profile):
+    monkeypatch.setattr(module, 'open_device', lambda config: device)
