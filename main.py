@@ -28,6 +28,8 @@ STAGES = {
   'build_table': 'build_table',
   'validate_table': 'validate_table',
   'random_search': 'random_search',
+  'compare_zoo': 'compare_zoo',
+  'compare': 'compare',
   'compile': 'compile',
   'ablate': 'ablate',
   'zoo': 'zoo_listing',
@@ -77,10 +79,10 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 def _not_a_config(argv: list[str]) -> UserError:
   words = ' '.join(argv).replace('--config ', '--config=').split()
-  given = next((w for w in words if w.startswith('--config=')), '--config')
+  given = ['--config', *(w for w in words if w.startswith('--config='))]
   return UserError(
-    f'{given}: must be a Python file whose get_config() returns a config, as '
-    'in configs/digits.py'
+    f'{given[-1]}: must be a Python file whose get_config() returns a config, '
+    'as in configs/digits.py'
   )
 
 

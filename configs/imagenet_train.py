@@ -9,8 +9,8 @@ Trains the network that the paper found; any other zoo network with
 --config.architecture='' for the one that configs/imagenet_search.py left in the
 workdir.
 
-Needs: imagenet2012 prepared by tfds (`tfds build imagenet2012`, 155 GB, after
-the archives were downloaded by hand).
+Needs: imagenet2012 prepared by tfds (`tfds build imagenet2012`, which asks for
+the archives, 144 GB downloaded by hand).
 Hardware: batch 1024, meant for 8 TPU cores (128 images each; batch norm is per
 core as in the reference). On other machines lower `train.batch_size`; the
 learning rate is per 256 images and follows.

@@ -188,8 +188,10 @@ def gates(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     print(
       f'ablate: {kind} gates: |change of CE| {r["abs_change"]:.2g}, |slope| '
       f'open {r["abs_slope_open"]:.2g} closed {r["abs_slope_closed"]:.2g}; '
-      f'correlation with the change: open {r["correlation_open"]:.2f}, closed '
-      f'{r["correlation_closed"]:.2f}, their mean {r["correlation_both"]:.2f}'
+      'correlation with the change: '
+      f'open {_show(r["correlation_open"])}, '
+      f'closed {_show(r["correlation_closed"])}, '
+      f'their mean {_show(r["correlation_both"])}'
     )
   return {
     'formulation': search.formulation.name,
@@ -203,6 +205,10 @@ def gates(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
       **{key: value.tolist() for key, value in mean.items()},
     },
   }
+
+
+def _show(correlation: Any) -> str:
+  return 'too few gates' if correlation is None else f'{correlation:.2f}'
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:

@@ -6,9 +6,11 @@ All its times are in microseconds, except that the CSV says milliseconds.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from spnas_jax.devices import OperationTime
 from spnas_jax.errors import UserError
+from spnas_jax.tensorflow_setup import load_tensorflow
 
 _AVERAGE = re.compile(r'Inference \(avg\): ([0-9.]+(?:e[+-]?[0-9]+)?)')
 
@@ -31,11 +33,10 @@ def parse_proto(content: bytes) -> list[OperationTime]:
   Raises:
     UserError: it is not such a file, or holds no operations.
   """
-  from ai_edge_litert import profiling_info_pb2
   from google.protobuf.message import DecodeError
 
   try:
-    data = profiling_info_pb2.BenchmarkProfilingData.FromString(content)
+    data = profile_message().FromString(content)
   except DecodeError as e:
     raise UserError(
       f'benchmark_model wrote a profile that is no protobuf ({e})'
@@ -60,6 +61,18 @@ def parse_proto(content: bytes) -> list[OperationTime]:
     read(graphs[0].per_op_profiles) if graphs else [],
     [read(d.per_op_profiles) for d in delegates],
   )
+
+
+def profile_message() -> Any:
+  """The protobuf class of a profile.
+
+  TensorFlow's: ai_edge_litert has the same message under another file name, and
+  a process can load only one of the two. The converter needs TensorFlow.
+  """
+  load_tensorflow()
+  from tensorflow.lite.profiling.proto import profiling_info_pb2
+
+  return profiling_info_pb2.BenchmarkProfilingData
 
 
 def parse_csv(text: str, runs: int) -> list[OperationTime]:

@@ -86,7 +86,7 @@ def _default_residual(op: str, stride: int, same_channels: bool) -> bool:
 # --- reading ------------------------------------------------------------------
 
 
-def parse(text: str) -> tuple[dict[str, int], list[dict[str, Any]]]:
+def parse(text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
   """Reads `render`'s line.
 
   Returns:

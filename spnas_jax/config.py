@@ -12,7 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from spnas_jax import datasets
+from spnas_jax import datasets, zoo
 from spnas_jax.architecture import Architecture, Block, round_channels
 from spnas_jax.errors import UserError
 from spnas_jax.space import SearchSpace, Stage
@@ -40,6 +40,8 @@ def default_config() -> ConfigDict:
   config.build_table = _build_table()
   config.validate_table = _validate_table()
   config.random_search = _random_search()
+  config.compare = _compare()
+  config.compare_zoo = _compare_zoo()
   config.ablate = _ablate()
   config.compile = _compile()
   return config
@@ -72,8 +74,8 @@ def _space() -> ConfigDict:
   # 'relu' or 'relu6'.
   c.activation = 'relu'
   # Share of old batch statistics kept per step (0.99 in the reference, whose
-  # runs are long; the embedded data sets train for some hundred steps), and what
-  # is added to variances.
+  # runs are long; the embedded data sets train for some hundred steps), and
+  # what is added to variances.
   c.batch_norm_momentum = 0.9
   c.batch_norm_epsilon = 1e-3
   return c
@@ -263,6 +265,20 @@ def _random_search() -> ConfigDict:
   return c
 
 
+def _compare_zoo() -> ConfigDict:
+  c = ConfigDict()
+  # Zoo networks to train with the recipe of `train`.
+  c.networks = ('mobilenet_v2', 'mnasnet_b1')
+  # Their width multipliers; several make a family (paper Fig. 8).
+  c.widths = (1.0,)
+  # Those of the network that the workdir's search found.
+  c.found_widths = (1.0,)
+  # Time every network on `device`, as `profile` says; False: predict from
+  # latency_table, where it has the network's operations.
+  c.measure = True
+  return c
+
+
 def _ablate() -> ConfigDict:
   c = ConfigDict()
   # What to do: 'kernels' (paper Table 2), 'gates' (gradient against the true
@@ -277,12 +293,34 @@ def _ablate() -> ConfigDict:
   return c
 
 
+def _compare() -> ConfigDict:
+  c = ConfigDict()
+  # Supernets to compare; they share the space and section `search`.
+  c.methods = ('single_path', 'fbnet', 'darts', 'proxyless')
+  # Interleaved rounds in which each method's step is timed; 0 = none. A step
+  # is one update of the weights and, multi-path, one of the path logits.
+  c.rounds = 10
+  # Steps of each method before the first round.
+  c.warmup_steps = 2
+  # Memory is that of the devices at hand (''), or of a TPU that need not be
+  # there, as in compile.topology, which adds its estimated step time.
+  c.topology = ''
+  # Bisect the largest batch that fits the TPU (a compilation for every try).
+  c.find_largest_batch = False
+  # Passes over the training images of a real search by each method; 0 = none.
+  c.epochs = 0.0
+  return c
+
+
 def _compile() -> ConfigDict:
   c = ConfigDict()
-  # TPU topology, as in 'v2:2x2'.
+  # TPU topology: generation and chips in x, y (and z: v4, v5p, tpu7x), as in
+  # 'v2:2x2', 'v3:4x4', 'v4:2x2x2', 'v5e:4x4', 'v5p:2x2x1', 'v6e:4x4'.
   c.topology = 'v2:2x2'
   # Step to compile: 'search' or 'train'.
   c.step = 'search'
+  # Bisect the largest batch that fits (a compilation for every try).
+  c.find_largest_batch = False
   return c
 
 
@@ -436,6 +474,9 @@ _RANGES: dict[str, tuple[float, float]] = {
   'validate_table.warmup_runs': (0, math.inf),
   'random_search.num_networks': (1, math.inf),
   'random_search.band': (1e-6, 1),
+  'compare.rounds': (0, math.inf),
+  'compare.warmup_steps': (0, math.inf),
+  'compare.epochs': (0, math.inf),
 }
 _RECIPE_CHOICES = {
   'optimizer': ('rmsprop', 'sgd', 'adamw'),
@@ -490,6 +531,20 @@ def check(config: ConfigDict) -> None:
       raise UserError(
         f"ablate.parts has {part!r}, allowed: 'kernels', 'gates', 'ranking'"
       )
+  methods = ('single_path', 'fbnet', 'darts', 'proxyless')
+  for method in config.compare.methods:
+    if method not in methods:
+      names = ', '.join(repr(name) for name in methods)
+      raise UserError(f'compare.methods has {method!r}, allowed: {names}')
+  for name in config.compare_zoo.networks:
+    if name not in zoo.names():
+      raise UserError(
+        f'compare_zoo.networks has {name!r}, allowed: {", ".join(zoo.names())}'
+      )
+  for key in ('widths', 'found_widths'):
+    for width in config.compare_zoo[key]:
+      if not 0.05 <= width <= 20:
+        raise UserError(f'compare_zoo.{key} has {width}, allowed: 0.05 to 20')
   fall = config.search.temperature_fall
   if len(fall) != 2 or not 0 <= fall[0] <= fall[1] <= 1:
     raise UserError(

@@ -100,11 +100,13 @@ def _pinned(count: int) -> Iterator[None]:
     yield
     return
   allowed = os.sched_getaffinity(0)
-  os.sched_setaffinity(0, sorted(allowed)[-count:])
+  with contextlib.suppress(OSError):  # A sandbox may forbid it.
+    os.sched_setaffinity(0, sorted(allowed)[-count:])
   try:
     yield
   finally:
-    os.sched_setaffinity(0, allowed)
+    with contextlib.suppress(OSError):
+      os.sched_setaffinity(0, allowed)
 
 
 def _processor() -> dict[str, Any]:

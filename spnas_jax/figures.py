@@ -6,7 +6,7 @@ draws what the search decided.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -33,12 +33,10 @@ class Point(NamedTuple):
   Attributes:
     ms: latency.
     top1: accuracy, a fraction; the mean where it was trained more than once.
-    name: written beside it; empty = nothing.
   """
 
   ms: float
   top1: float
-  name: str = ''
 
 
 # --- curves -------------------------------------------------------------------
@@ -69,11 +67,11 @@ def learning(
     key, heading, factor = panel
     curve = curves[key]
     title(ax, heading, colours)
-    _shade_warmup(ax, warmup_steps, curve, colours, label=not i)
     values = curve.values * factor
     smooth = _smooth(values)
     ax.plot(curve.steps, values, color=colours.blue, lw=0.8, alpha=0.35)
     ax.plot(curve.steps, smooth, color=colours.blue, lw=2)
+    _shade_warmup(ax, warmup_steps, curve, colours, label=not i)
     ax.margins(x=0.02)
   axes[-1].set_xlabel('step', color=colours.muted)
   return figure
@@ -98,7 +96,6 @@ def runtime(
   figure, axes = stacked(2 if 'lambda' in curves else 1, colours)
   ax, seen = axes[0], curves['runtime_ms']
   title(ax, 'Expected runtime of the supernet (ms)', colours)
-  _shade_warmup(ax, warmup_steps, seen, colours, label=True)
   main = curves.get('undropped_ms')
   if main is not None:
     ax.plot(seen.steps, seen.values, color=colours.blue, lw=0.8, alpha=0.45)
@@ -114,10 +111,20 @@ def runtime(
       lw=1.2,
       ls=':',
     )
-    _label_ramp(ax, ramp.steps[ahead], ramp.values[ahead], colours)
+    _label_ramp(ax, ramp.steps[ahead], ramp.values[ahead], main, colours)
   if target_ms is not None:
     ax.axhline(target_ms, color=colours.orange, lw=1.4, ls='--')
-    _label_target(ax, target_ms, main, colours)
+    ax.annotate(
+      f'target\n{number(target_ms)}',
+      (1, target_ms),
+      xycoords=('axes fraction', 'data'),
+      xytext=(5, 0),
+      textcoords='offset points',
+      va='center',
+      color=colours.orange,
+      fontsize=SMALL,
+    )
+  _shade_warmup(ax, warmup_steps, seen, colours, label=True)
   if len(axes) > 1:
     below, weight = axes[1], curves['lambda']
     title(below, 'λ, weight of ln R in the loss', colours)
@@ -130,53 +137,21 @@ def runtime(
   return figure
 
 
-def _label_target(ax, target_ms, curve, colours):
-  """At the line's right end, on the side where the curve is not."""
-  late = curve.values[-max(1, len(curve.values) // 4) :]
-  below = np.nanmedian(late) >= 0.99 * target_ms
-  ax.annotate(
-    f'target {number(target_ms)}',
-    (1, target_ms),
-    xycoords=('axes fraction', 'data'),
-    xytext=(-3, -4 if below else 4),
-    textcoords='offset points',
-    ha='right',
-    va='top' if below else 'bottom',
-    color=colours.orange,
-    fontsize=TEXT,
-  )
-  low, high = ax.get_ylim()
-  room = 0.16 * (high - low)
-  ax.set_ylim(min(low, target_ms - room), max(high, target_ms + room))
-
-
-def _label_ramp(ax, steps, values, colours):
-  """Above the ramp, early in its fall, where the curve it leads seldom is."""
+def _label_ramp(ax, steps, values, led, colours):
+  """Early in its fall, to the right of it and of the curve that it leads."""
   if not len(values) or values[0] <= values[-1]:
     return
-  place = int(np.argmax(values < values[0] - 0.25 * (values[0] - values[-1])))
-  if steps[place] > 0.6 * steps[-1]:
-    # No room behind the fall: above its start, at the right end.
-    point, system, offset, side = (
-      (1, values[0]),
-      'axes fraction',
-      (-3, 6),
-      'right',
-    )
-  else:
-    point, system, offset, side = (
-      (steps[place], values[place]),
-      'data',
-      (12, 14),
-      'left',
-    )
+  level = values[0] - 0.25 * (values[0] - values[-1])
+  right = max(steps[values >= level][-1], led.steps[led.values >= level].max())
+  # Where there is no room, above the ramp's start at the right end.
+  late = right > 0.55 * steps[-1]
   ax.annotate(
     'ramp of the target',
-    point,
-    xycoords=(system, 'data'),
-    xytext=offset,
+    (1, values[0]) if late else (right, level),
+    xycoords=('axes fraction' if late else 'data', 'data'),
+    xytext=(-3, 6) if late else (10, 4),
     textcoords='offset points',
-    ha=side,
+    ha='right' if late else 'left',
     color=colours.orange,
     fontsize=SMALL,
   )
@@ -189,6 +164,8 @@ def _shade_warmup(ax, warmup_steps, curve, colours, label):
   end = min(warmup_steps, int(curve.steps[-1]))
   ax.axvspan(0, end, color=colours.shade, lw=0, zorder=0)
   if label:
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.12 * (high - low))  # Room for the word.
     ax.annotate(
       'warm-up',
       (end / 2, 1),
@@ -199,7 +176,6 @@ def _shade_warmup(ax, warmup_steps, curve, colours, label):
       va='top',
       color=colours.muted,
       fontsize=SMALL,
-      bbox={'facecolor': colours.shade, 'lw': 0, 'pad': 1.5},
     )
 
 
@@ -273,9 +249,10 @@ def accuracy_latency(
   found: Sequence[Point] = (),
   random: Sequence[Point] = (),
   front: Sequence[Point] = (),
-  others: Sequence[Point] = (),
+  families: Mapping[str, Sequence[Point]] | None = None,
   target_ms: float | None = None,
   heading: str = 'Top-1 accuracy (%)',
+  latency: str = 'predicted latency (ms)',
   colours: Palette = LIGHT,
 ) -> Figure:
   """Top-1 accuracy against latency (Fig. 8).
@@ -283,12 +260,13 @@ def accuracy_latency(
   Only accuracies that came about alike belong into one picture.
 
   Args:
-    found: the network the search found.
+    found: the network the search found; several widths of it make a line.
     random: random networks at the same latency.
     front: Pareto front of an evolution.
-    others: known networks.
+    families: name -> a known network at one or more widths.
     target_ms: the target.
     heading: which accuracy it is.
+    latency: which latency it is.
     colours: theme.
   """
   figure = new_figure(colours, 3.7)
@@ -296,39 +274,42 @@ def accuracy_latency(
   style(ax, colours)
   if target_ms is not None:
     ax.axvline(target_ms, color=colours.orange, lw=1.2, ls='--')
-  ordered = sorted(front)
-  for points, marker, colour, size, label in (
-    (ordered, 'D-', colours.green, 5, 'Pareto front'),
-    (random, 'o', colours.muted, 6, 'random'),
-    (others, 's', colours.purple, 6, ''),
-    (found, '*', colours.blue, 16, 'found'),
-  ):
+  groups = [
+    (name, p, 's-', 'purple', 5) for name, p in (families or {}).items()
+  ]
+  groups += [
+    ('Pareto front', front, 'D-', 'green', 5),
+    ('random', random, 'o', 'muted', 6),
+    ('found', found, '*-', 'blue', 15),
+  ]
+  for label, points, marker, name, size in groups:
     if not points:
       continue
+    colour = getattr(colours, name)
+    ordered = sorted(points)
     ax.plot(
-      [p.ms for p in points],
-      [100 * p.top1 for p in points],
+      [p.ms for p in ordered],
+      [100 * p.top1 for p in ordered],
       marker,
       color=colour,
       ms=size,
       mec=colours.surface,
       mew=0.8,
-      label=label or 'known networks',
+      lw=1.4,
+      label=label,
       zorder=3,
     )
     top = max(points, key=lambda p: p.top1)
-    named = [p._replace(name=p.name or label * (p is top)) for p in points]
-    for point in named:
-      ax.annotate(
-        point.name,
-        (point.ms, 100 * point.top1),
-        xytext=(0, size / 2 + 3),
-        textcoords='offset points',
-        ha='center',
-        color=colour,
-        fontsize=SMALL,
-        bbox={'facecolor': colours.surface, 'lw': 0, 'pad': 0.5, 'alpha': 0.8},
-      )
+    ax.annotate(
+      label,
+      (top.ms, 100 * top.top1),
+      xytext=(0, size / 2 + 3),
+      textcoords='offset points',
+      ha='center',
+      color=colour,
+      fontsize=SMALL,
+      bbox={'facecolor': colours.surface, 'lw': 0, 'pad': 0.5, 'alpha': 0.8},
+    )
   ax.margins(x=0.16, y=0.2)
   if target_ms is not None:
     ax.annotate(
@@ -341,5 +322,5 @@ def accuracy_latency(
       fontsize=SMALL,
     )
   title(ax, heading, colours)
-  ax.set_xlabel('predicted latency (ms)', color=colours.muted)
+  ax.set_xlabel(latency, color=colours.muted)
   return figure

@@ -1,11 +1,12 @@
 """Pictures of what a search decided: layers, times, superkernels, gates.
 
 Pure functions, data in, `matplotlib.figure.Figure` out (paper Figs 5 and 6).
-Grids of panels are laid out by hand: it takes a tenth of the time.
+Grids of panels are laid out by hand: the automatic layout is slow on them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from spnas_jax.plot_style import (
   LIGHT,
@@ -234,7 +236,8 @@ def superkernels(
   positive = np.concatenate([s[s > 0] for s in spread])
   low = positive.min() if len(positive) else 1.0
   high = positive.max() if len(positive) else 1.0
-  norm = LogNorm(low, max(high, 1.01 * low))
+  high = max(high, 1.01 * low)
+  norm = LogNorm(low, high)
   images = iter(spread)
   pitch = min(WIDTH / columns, 1.4 * _CELL)
   left = (WIDTH - pitch * columns) / 2
@@ -249,6 +252,15 @@ def superkernels(
     ScalarMappable(norm, colours.sequential), cax=ax, orientation='horizontal'
   )
   style_bar(bar, colours, 'standard deviation over channels (log scale)')
+  # Plain numbers: the exponents of powers of ten are too small on a phone.
+  decades = math.log10(high / low)
+  ax.xaxis.set_major_locator(
+    MaxNLocator(4)
+    if decades < 1
+    else LogLocator(subs=(1,) if decades > 3 else (1, 3), numticks=30)
+  )
+  ax.xaxis.set_major_formatter('{x:g}')
+  ax.xaxis.set_minor_locator(NullLocator())
   return figure
 
 

@@ -13,7 +13,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax import lax
 from jax.experimental import multihost_utils
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = 'batch'
@@ -21,7 +23,7 @@ AXIS = 'batch'
 
 def pmap_step(
   step: Callable, devices: Sequence[jax.Device] | None = None
-) -> Callable:
+) -> jax.stages.Wrapped:
   """Maps step(state, batch) -> (state, metrics) over devices, None = all.
 
   `step` sees one device's share of the batch and must average what it returns
@@ -41,6 +43,23 @@ def pmap_step(
 def pmap_eval(step: Callable) -> Callable:
   """Maps step(variables, batch) -> sums over `AXIS`; nothing is donated."""
   return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+
+
+def average(tree: Any) -> Any:
+  """Mean of a float32 tree over `AXIS`, all its vectors in one array.
+
+  XLA merges the all-reduces of a step into one, but into one of at most 256
+  arrays, which norms and their statistics alone would fill.
+  """
+  leaves, structure = jax.tree.flatten(tree)
+  short = [leaf.ndim < 2 for leaf in leaves]
+  vectors, split = ravel_pytree(
+    [x for x, s in zip(leaves, short, strict=True) if s]
+  )
+  long = [x for x, s in zip(leaves, short, strict=True) if not s]
+  long, vectors = lax.pmean((long, vectors), AXIS)
+  parts = {True: iter(split(vectors)), False: iter(long)}
+  return jax.tree.unflatten(structure, [next(parts[s]) for s in short])
 
 
 def replicated_sharding() -> NamedSharding:

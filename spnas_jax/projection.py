@@ -90,20 +90,38 @@ def project(
 ) -> tuple[Choice | None, ...]:
   """The likeliest network with target (1 - slack) <= ms <= target.
 
-  Where no network lies in that band the lower end gives way: then it is the
-  likeliest among the slowest networks that meet the target.
-
   Args:
     space: the search space.
     table: latency of its candidates.
     logits: [num_gates] log-odds of the gates.
-    target_ms: upper end; not below the fastest network of the space.
-    slack: fraction, width of the band.
+    target_ms, slack: see `project_likelihoods`.
 
   Returns:
     One choice per layer. `table.predict` of the network is <= target_ms.
   """
   values = choice_log_likelihoods(space, logits)
+  return project_likelihoods(space, table, values, target_ms, slack)
+
+
+def project_likelihoods(
+  space: SearchSpace,
+  table: LatencyTable,
+  values: list[dict[Choice | None, float]],
+  target_ms: float,
+  slack: float,
+) -> tuple[Choice | None, ...]:
+  """`project` where a layer's candidates have log-likelihoods of their own.
+
+  Where no network lies in the band the lower end gives way: then it is the
+  likeliest among the slowest networks that meet the target.
+
+  Args:
+    space: the search space.
+    table: latency of its candidates.
+    values: for each layer, candidate (None = skip) -> log-likelihood.
+    target_ms: upper end; not below the fastest network of the space.
+    slack: fraction, width of the band.
+  """
   constant, costs = choice_costs(table, space)
   limit = target_ms
   for _ in range(20):

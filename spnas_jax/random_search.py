@@ -66,7 +66,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
       f'search.lambda_ is {config.search.lambda_}, must be unset for '
       '--stage=random_search, which needs a target'
     )
-  found = _found(workdir)
+  found = found_network(workdir)
   inputs = stage_inputs(
     config,
     'seed',
@@ -126,13 +126,13 @@ def score_from_scratch(
   stage: str,
   arch: Architecture,
   seed: int,
-  table: LatencyTable,
+  table: LatencyTable | None,
 ) -> dict[str, Any]:
   """Trains and scores one network; a row that exists is read, not redone.
 
   Returns:
-    {'architecture', 'seed', 'predicted_ms', 'params', 'top1', 'top5'
-    (fractions), 'cross_entropy', 'seconds'}.
+    {'architecture', 'seed', 'predicted_ms' (None without a table), 'params',
+    'top1', 'top5' (fractions), 'cross_entropy', 'seconds'}.
   """
   name = f'{stage}/{fingerprint({"arch": arch.to_string(), "seed": seed})}'
   path = workdir / name / 'row.json'
@@ -149,7 +149,7 @@ def score_from_scratch(
   row = {
     'architecture': arch.to_string(),
     'seed': seed,
-    'predicted_ms': table.predict(arch),
+    'predicted_ms': None if table is None else table.predict(arch),
     'params': num_params(arch),
     **scores,
     'seconds': round(time.monotonic() - start, 3),
@@ -189,7 +189,8 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
   return result
 
 
-def _found(workdir: Workdir) -> Architecture | None:
+def found_network(workdir: Workdir) -> Architecture | None:
+  """What the workdir's search found; None if there was none."""
   path = workdir / 'architecture.json'
   return Architecture.from_json(path.read_text()) if path.exists() else None
 

@@ -7,23 +7,23 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from spnas_jax import figures, network_figures, report_data
-from spnas_jax.figures import Point
 from spnas_jax.plot_style import DARK, LIGHT, Palette, kernel_colour, png
 from spnas_jax.report_data import Findings
-from spnas_jax.report_numbers import numbers, tiles, verdicts
+from spnas_jax.report_numbers import numbers
 from spnas_jax.report_page import Picture, Section, render
 from spnas_jax.report_tables import (
+  accuracy_table,
   latency_table,
   missing,
   provenance,
   stage_table,
   tables_of,
 )
+from spnas_jax.report_verdicts import tiles, verdicts
 from spnas_jax.workdir import Workdir
 
 
@@ -174,20 +174,28 @@ def _search(found: Findings) -> Section:
       )
     )
   if 'runtime_ms' in curves:
+    target = result.get('target_ms')
+    words = (
+      'Expected latency R of the supernet. In the warm-up, subsets of the '
+      'weights are dropped at random (thin line) and latency does not count; '
+    ) + (
+      'then λ weighs it against the loss.'
+      if target is None
+      else 'then λ pulls R along the dotted ramp to the target.'
+    )
     pictures.append(
       _draw(
         'search_runtime',
-        'Expected latency R of the supernet. In the warm-up, subsets of the '
-        'weights are dropped at random (thin line) and latency does not count; '
-        'then λ pulls R along the dotted ramp to the target.',
-        lambda colours: figures.runtime(
-          curves, result.get('target_ms'), warmup, colours
-        ),
+        words,
+        lambda colours: figures.runtime(curves, target, warmup, colours),
       )
     )
-  text = 'One network is trained that contains all candidates; its weights and '
-  text += 'the decisions between candidates are learned together.'
-  return Section('How the search went', text, pictures)
+  return Section(
+    'How the search went',
+    'One network is trained that contains all candidates; its weights and the '
+    'decisions between candidates are learned together.',
+    pictures,
+  )
 
 
 def _decisions(found: Findings) -> Section:
@@ -220,7 +228,7 @@ def _decisions(found: Findings) -> Section:
         'superkernels',
         'How much the weights of each superkernel differ between channels; '
         'stronger colour is more. The outline is the kernel that was chosen. '
-        'Where 3×3 was chosen, the outer ring should be pale.',
+        'In the paper, the outer ring is pale where 3×3 was chosen.',
         lambda colours: network_figures.superkernels(kernels, colours),
       )
     )
@@ -247,9 +255,8 @@ def _latency(found: Findings) -> Section:
         ),
       )
     )
-  return Section(
-    'Can the latency table be trusted?', '', pictures, latency_table(found)
-  )
+  heading = 'Can the latency table be trusted?' if pairs else 'Latency table'
+  return Section(heading, '', pictures, latency_table(found))
 
 
 def _accuracy(found: Findings) -> Section:
@@ -265,7 +272,7 @@ def _accuracy(found: Findings) -> Section:
     )
   result = found.stage('search')
   target = result.get('target_ms')
-  own, random = trained_points(found)
+  own, random = report_data.trained_points(found)
   if random:
     pictures.append(
       _draw(
@@ -279,7 +286,9 @@ def _accuracy(found: Findings) -> Section:
       )
     )
   evolution = result.get('evolution') or {}
-  front = [_supernet_point(row) for row in evolution.get('front', ())]
+  front = [
+    report_data.supernet_point(row) for row in evolution.get('front', ())
+  ]
   if front:
     best = evolution.get('best')
     pictures.append(
@@ -288,7 +297,7 @@ def _accuracy(found: Findings) -> Section:
         'Best networks of an evolution at each latency, scored with the '
         "supernet's shared weights, not trained on their own.",
         lambda colours: figures.accuracy_latency(
-          [_supernet_point(best)] if best else [],
+          [report_data.supernet_point(best)] if best else [],
           front=front,
           target_ms=target,
           heading='Top-1 in the supernet (%)',
@@ -296,31 +305,32 @@ def _accuracy(found: Findings) -> Section:
         ),
       )
     )
-  return Section('How good it is', '', pictures)
-
-
-def trained_points(found: Findings) -> tuple[list[Point], list[Point]]:
-  """(found, random) networks of the random search, averaged over seeds."""
-  by_network: dict[tuple[str, str], list[dict[str, Any]]] = {}
-  for row in found.stage('random_search').get('networks', ()):
-    key = row.get('kind', 'random'), row['architecture']
-    by_network.setdefault(key, []).append(row)
-  points: dict[str, list[Point]] = {'found': [], 'random': []}
-  for (kind, _), rows in by_network.items():
-    top1 = float(np.mean([row['top1'] for row in rows]))
-    points.setdefault(kind, []).append(Point(rows[0]['predicted_ms'], top1))
-  return points['found'], points['random']
-
-
-def _supernet_point(row: dict[str, Any]) -> Point:
-  return Point(row['predicted_ms'], row['supernet_top1'])
+  families, own, kind = report_data.compared_points(found)
+  if families:
+    pictures.append(
+      _draw(
+        'compare_zoo',
+        'Known networks and the found one, trained from scratch with one '
+        'recipe. A line joins widths of one network.',
+        lambda colours: figures.accuracy_latency(
+          own,
+          families=families,
+          target_ms=target,
+          latency=f'{kind} latency (ms)',
+          colours=colours,
+        ),
+      )
+    )
+  return Section('How good it is', '', pictures, accuracy_table(found))
 
 
 def _comparisons(found: Findings) -> Section:
   ablate = found.stage('ablate')
   ranking = ablate.get('ranking') or {}
   tables = [
-    *stage_table(found, 'compare_zoo', 'Known networks, trained alike'),
+    *tables_of(
+      found.stage('compare_zoo').get('rows'), 'Known networks, trained alike'
+    ),
     *stage_table(found, 'compare', 'Single-path against multi-path supernets'),
     *tables_of(
       ablate.get('kernels'), 'Kernels trained alone and as subsets of others'

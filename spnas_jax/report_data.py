@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from spnas_jax.architecture import Architecture, Block, block_input_sizes
 from spnas_jax.config import make_space
 from spnas_jax.errors import UserError
+from spnas_jax.figures import Point
 from spnas_jax.history import Curve, read_curves
 from spnas_jax.latency import LatencyTable, network_keys
 from spnas_jax.network_figures import GateRow, NetworkRow, PartTime, Superkernel
@@ -31,7 +32,7 @@ MODELS = {
   'float16': 'model_fp16.tflite',
   'int8': 'model_int8.tflite',
 }
-_UNREADABLE = (UserError, OSError, ValueError, KeyError, zipfile.BadZipFile)
+_UNREADABLE = (UserError, OSError)
 
 
 @dataclasses.dataclass
@@ -126,8 +127,11 @@ def _read_architecture(workdir: Workdir) -> Architecture | None:
 
 
 def _read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
-  with np.load(io.BytesIO(path.read_bytes())) as arrays:
-    return dict(arrays)
+  try:
+    with np.load(io.BytesIO(path.read_bytes())) as arrays:
+      return dict(arrays)
+  except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as e:
+    raise UserError(f'{path.name} is damaged') from e
 
 
 def _read_space(config: ConfigDict, search: dict[str, Any]) -> SearchSpace:
@@ -146,7 +150,10 @@ def _read_choices(
   """The search's own record; without it, kept layers count as the first."""
   path = workdir / 'search' / 'found.npy'
   if path.exists():
-    gates = np.load(io.BytesIO(path.read_bytes()))
+    try:
+      gates = np.load(io.BytesIO(path.read_bytes()))
+    except (ValueError, EOFError) as e:
+      raise UserError(f'{path.name} is damaged') from e
     if gates.shape == (len(space.gates),) and space.decode(gates) == arch:
       return space.choices_of(gates)
   return space.choices_of(space.encode(arch))
@@ -341,3 +348,44 @@ def gate_rows(space: SearchSpace) -> list[GateRow]:
       group = 'Keep the layer?'
     rows.append(GateRow(gate.layer, group))
   return rows
+
+
+def trained_points(found: Findings) -> tuple[list[Point], list[Point]]:
+  """(found, random) networks of the random search, averaged over seeds."""
+  by_network: dict[tuple[str, str], list[dict[str, Any]]] = {}
+  for row in found.stage('random_search').get('networks', ()):
+    key = row.get('kind', 'random'), row['architecture']
+    by_network.setdefault(key, []).append(row)
+  points: dict[str, list[Point]] = {'found': [], 'random': []}
+  for (kind, _), rows in by_network.items():
+    top1 = float(np.mean([row['top1'] for row in rows]))
+    points.setdefault(kind, []).append(Point(rows[0]['predicted_ms'], top1))
+  return points['found'], points['random']
+
+
+def compared_points(
+  found: Findings,
+) -> tuple[dict[str, list[Point]], list[Point], str]:
+  """(known networks by name, found network, 'measured' or 'predicted').
+
+  Where some latencies were measured, predicted ones stay out of the picture.
+  """
+  rows = [
+    row
+    for row in found.stage('compare_zoo').get('rows', ())
+    if row.get('ms') is not None and row.get('top1') is not None
+  ]
+  kinds = {row.get('ms_kind') for row in rows}
+  kind = 'measured' if 'measured' in kinds else 'predicted'
+  families: dict[str, list[Point]] = {}
+  for row in rows:
+    if row.get('ms_kind') == kind and row['name'] != 'random_search':
+      point = Point(row['ms'], row['top1'])
+      families.setdefault(row['name'], []).append(point)
+  own = families.pop('found', [])
+  return families, own, kind
+
+
+def supernet_point(row: dict[str, Any]) -> Point:
+  """A network of an evolution, scored with shared weights."""
+  return Point(row['predicted_ms'], row['supernet_top1'])

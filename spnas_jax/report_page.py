@@ -257,10 +257,13 @@ td { font-variant-numeric: tabular-nums; }
 .explained th[scope=row] { width: 15rem; }
 .explained td:nth-child(2) { white-space: nowrap; font-weight: 600; }
 .explained td:last-child { color: var(--muted); }
-code { font: .85rem/1.4 ui-monospace, Menlo, Consolas, monospace; }
+code {
+  font: .85rem/1.4 ui-monospace, Menlo, Consolas, monospace;
+  white-space: nowrap;
+}
 .missing { padding-left: 1.1rem; margin: 0; }
 .missing li { margin-bottom: .5rem; }
-.missing code { display: block; overflow-wrap: anywhere; color: var(--muted); }
+.missing code { display: block; overflow-x: auto; color: var(--muted); }
 @media (max-width: 640px) {
   main { padding: 6px; }
   section { padding: 12px 8px; }

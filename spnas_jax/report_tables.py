@@ -6,7 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from spnas_jax.report_data import Findings
-from spnas_jax.report_numbers import count, duration, fraction, plain, size
+from spnas_jax.report_numbers import (
+  count,
+  duration,
+  fraction,
+  interval,
+  plain,
+  size,
+)
 from spnas_jax.report_page import Missing, Table
 
 # Of a stage's object: how the result came about, not the result.
@@ -35,6 +42,8 @@ _READ_TABLE = (
   'random_search',
   'ablate',
 )
+# Cells that would not fit; results.json has them.
+_LONG = ('source', 'note', 'architecture')
 _WORDS = {
   'top1': 'top-1',
   'top5': 'top-5',
@@ -129,7 +138,7 @@ def latency_table(found: Findings) -> list[Table]:
   rows = []
   table, check = found.table, found.stage('validate_table')
   if table is not None:
-    device = ', '.join(str(v) for v in table.device.values())
+    device = ', '.join(f'{k}: {v}' for k, v in table.device.items())
     rows += [
       ('table', table.name),
       ('device', device),
@@ -148,6 +157,31 @@ def latency_table(found: Findings) -> list[Table]:
   ):
     if isinstance(check.get(key), (int, float)):
       rows.append((label, form.format(check[key])))
+  return [Table(('', 'value'), rows)] if rows else []
+
+
+def accuracy_table(found: Findings) -> list[Table]:
+  """Scores of the trained network and of what was exported."""
+  evaluate, export = found.stage('evaluate'), found.stage('export')
+  total = evaluate.get('num_examples')
+  rows = []
+  for key, label in (('top1', 'top-1 accuracy'), ('top5', 'top-5 accuracy')):
+    if evaluate.get(key) is not None:
+      rows.append((label, fraction(evaluate[key])))
+      if key == 'top1' and total:
+        low, high = interval(evaluate[key], total)
+        rows.append(('95% interval', f'{fraction(low)} to {fraction(high)}'))
+  if total:
+    rows.append(('images', count(total)))
+  for ending, name in (
+    ('', 'float32'),
+    ('_fp16', 'float16'),
+    ('_int8', 'int8'),
+  ):
+    if export.get(f'top1{ending}') is not None:
+      of = f' of {export["num_images"]}' if 'num_images' in export else ''
+      label = f'top-1 of the {name} file'
+      rows.append((label, fraction(export[f'top1{ending}']) + of))
   return [Table(('', 'value'), rows)] if rows else []
 
 
@@ -182,9 +216,9 @@ def tables_of(value: Any, caption: str = '') -> list[Table]:
 
 
 def _table(rows: Sequence[dict[str, Any]], caption: str) -> Table:
-  keys = dict.fromkeys(k for row in rows for k in row if _is_scalar(row[k]))
-  # Notes and sources are long and repeat what the zoo's listing says.
-  keys = {k: None for k in keys if k not in ('source', 'note', 'seed')}
+  known = dict.fromkeys(k for row in rows for k in row if _is_scalar(row[k]))
+  keys = [k for k in known if k not in _LONG]
+  keys.sort(key='status'.__eq__)  # The longest words, so last.
   return Table(
     [_word(key) for key in keys],
     [[_spell(key, row.get(key)) for key in keys] for row in rows],
@@ -216,6 +250,6 @@ def _spell(key: str, value: Any) -> str:
     return size(value)
   if isinstance(value, int):
     return count(value)
-  if key.endswith('_ms'):
+  if key == 'ms' or key.endswith('_ms'):
     return f'{value:#.4g}'.rstrip('.')
   return plain(value)

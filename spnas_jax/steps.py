@@ -12,7 +12,7 @@ from jax import Array, lax
 
 from spnas_jax.objective import cross_entropy, objective
 from spnas_jax.optimizer import decayed, moving_average
-from spnas_jax.parallel import AXIS
+from spnas_jax.parallel import AXIS, average
 from spnas_jax.schedules import ema_decay
 from spnas_jax.train_state import TrainState
 
@@ -46,7 +46,7 @@ def apply_gradients(
   Gradients and batch statistics are averaged here, once; the statistics are
   already equal where batch norm is synchronised.
   """
-  gradients, batch_stats = lax.pmean((gradients, batch_stats), AXIS)
+  gradients, batch_stats = average((gradients, batch_stats))
   updates, opt_state = optimizer.update(
     gradients, state.opt_state, state.params
   )

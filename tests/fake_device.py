@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
-from spnas_jax import devices, tflite
+import numpy as np
+
+from spnas_jax import devices, table_entries, tflite
 from spnas_jax.devices import Device, Take
 
 # Time of a call, ms.
@@ -23,8 +26,8 @@ class FakeDevice(Device):
   """Every call costs CALL_MS, every operation its OPERATION_MS.
 
   Attributes:
-    inside: factor on operations of whole networks, which the tests' networks
-      are told by their classifier and stem.
+    inside: factor on operations of whole networks, which are those with many
+      convolutions.
     fail_after: samples after which it breaks off as Ctrl-C would.
     taken: names of the samples taken, in order.
   """
@@ -58,9 +61,26 @@ class FakeDevice(Device):
     yield take
 
 
+_random_tflite = table_entries.random_tflite
+
+
+@functools.cache
+def _kept(module, input_shape) -> bytes:
+  return _random_tflite(module, input_shape, np.random.default_rng(0))
+
+
+def _kept_tflite(module, input_shape, rng) -> bytes:
+  del rng
+  return _kept(module, input_shape)
+
+
 def install(monkeypatch, device: Device) -> None:
-  """Makes `open_device` return this one, whoever calls it."""
+  """Makes `open_device` return this one, whoever calls it.
+
+  Models are exported once and kept: the fake times them whatever their weights.
+  """
   from spnas_jax import build_table, profile, validate_table
 
+  monkeypatch.setattr(table_entries, 'random_tflite', _kept_tflite)
   for module in (devices, build_table, validate_table, profile):
     monkeypatch.setattr(module, 'open_device', lambda config: device)

@@ -65,9 +65,12 @@ def table(
   """
   entries = {}
   largest = of.largest
+  most = max(len(layer.choices) for layer in of.layers)
   variants = [
-    of.architecture_of((choice,) * len(of.layers))
-    for choice in of.layers[0].choices
+    of.architecture_of(
+      tuple(x.choices[min(i, len(x.choices) - 1)] for x in of.layers)
+    )
+    for i in range(most)
   ]
   for arch in (largest, *variants):
     for key in network_keys(arch, image_size):

@@ -7,12 +7,16 @@ Real digits at 12 px, a space of four layers, 16 steps of search and training.
 
 from __future__ import annotations
 
+import atexit
+import functools
 import hashlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -20,6 +24,7 @@ from ml_collections import ConfigDict
 from spnas_jax.config import default_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+STEPS = 16
 
 
 def get_config() -> ConfigDict:
@@ -31,46 +36,63 @@ def get_config() -> ConfigDict:
   c.space.head_channels = 16
   for recipe in (c.search, c.train):
     recipe.update(epochs=4.0, batch_size=32, lr_warmup_epochs=0.0)
-    recipe.update(log_every_steps=4, checkpoint_epochs=1.0)
+    recipe.update(log_every_steps=4, checkpoint_epochs=0.5)
   c.search.update(warmup_epochs=1.0, batch_norm_batches=4)
   c.evaluate.batch_size = 24
   return c
 
 
-def command(stage: str, workdir, table, *arguments: str) -> list[str]:
-  """The command line of a tiny run."""
-  return [
-    sys.executable,
-    'main.py',
-    f'--stage={stage}',
-    '--config=tests/tiny_run.py',
-    f'--config.latency_table={table}',
-    f'--workdir={workdir}',
-    *arguments,
-  ]
+# --- in this process ----------------------------------------------------------
 
 
-def environment(devices: int = 1, **more: str) -> dict[str, str]:
-  """Of a process of its own: CPU, and the compilation cache of the tests."""
-  return {
-    **os.environ,
-    'JAX_PLATFORMS': 'cpu',
-    'JAX_NUM_CPU_DEVICES': str(devices),
-    'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'jax'),
-    **more,
-  }
+@functools.cache
+def scratch() -> pathlib.Path:
+  """A folder for what several tests share, removed at the end."""
+  folder = pathlib.Path(tempfile.mkdtemp(prefix='tiny_run'))
+  atexit.register(shutil.rmtree, folder, ignore_errors=True)
+  return folder
 
 
-def run(command: list[str], devices: int = 1) -> subprocess.CompletedProcess:
-  """Runs a command to its end in a process of its own."""
-  return subprocess.run(
-    command,
-    cwd=ROOT,
-    env=environment(devices),
-    capture_output=True,
-    text=True,
-    timeout=300,
-  )
+@functools.cache
+def table_path() -> pathlib.Path:
+  """A made-up latency table for the space of `get_config`."""
+  import tiny
+
+  from spnas_jax.config import make_space
+
+  config = get_config()
+  table = tiny.table(make_space(config), config.dataset.image_size)
+  path = scratch() / 'table.json'
+  path.write_text(table.to_json())
+  return path
+
+
+def config(**changes: Any) -> ConfigDict:
+  """`get_config` with the table; 'search__epochs' is search.epochs."""
+  c = get_config()
+  c.latency_table = str(table_path())
+  for name, value in changes.items():
+    *sections, key = name.split('__')
+    section = c
+    for part in sections:
+      section = section[part]
+    section[key] = value
+  return c
+
+
+@functools.cache
+def finished() -> pathlib.Path:
+  """A workdir with a finished search, training and evaluation: copy, then use.
+
+  Its runs had the devices of the tests and were never interrupted.
+  """
+  from spnas_jax import evaluate, search, train
+  from spnas_jax.workdir import Workdir
+
+  workdir = Workdir(scratch() / 'finished')
+  for stage in (search, train, evaluate):
+    stage.run(config(), workdir)
+  return pathlib.Path(workdir.path)
 
 
 def results(workdir) -> dict[str, Any]:
@@ -86,3 +108,49 @@ def snapshot(folder) -> dict[str, str]:
     )
     for path in sorted(folder.rglob('*'))
   }
+
+
+# --- in a process of its own --------------------------------------------------
+
+
+def command(stage: str, workdir, *arguments: str) -> list[str]:
+  """The command line of a tiny run."""
+  return [
+    sys.executable,
+    'main.py',
+    f'--stage={stage}',
+    '--config=tests/tiny_run.py',
+    f'--config.latency_table={table_path()}',
+    f'--workdir={workdir}',
+    *arguments,
+  ]
+
+
+def environment(devices: int = 4, **more: str) -> dict[str, str]:
+  """CPU, as many devices as the tests have, and their compilation cache."""
+  return {
+    **os.environ,
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_NUM_CPU_DEVICES': str(devices),
+    'JAX_COMPILATION_CACHE_DIR': str(ROOT / '.cache' / 'jax'),
+    'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    **more,
+  }
+
+
+def start(command: list[str], **env: Any) -> subprocess.Popen:
+  return subprocess.Popen(
+    command,
+    cwd=ROOT,
+    env=environment(**env),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def run(command: list[str], **env: Any) -> subprocess.CompletedProcess:
+  """Runs a command to its end."""
+  process = start(command, **env)
+  out, err = process.communicate(timeout=300)
+  return subprocess.CompletedProcess(command, process.returncode, out, err)

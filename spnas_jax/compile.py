@@ -1,0 +1,173 @@
+"""Stage `compile`: the step of a run, compiled for a TPU that is not there.
+
+Before a slice is rented it says whether the batch fits the memory, how much the
+cores exchange, and how long the compiler thinks a step takes.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import time
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from spnas_jax.config import dataset_facts, make_space
+from spnas_jax.convnet import ConvNet
+from spnas_jax.errors import UserError
+from spnas_jax.optimizer import weight_optimizer
+from spnas_jax.parallel import AXIS
+from spnas_jax.run_setup import init_variables
+from spnas_jax.schedules import learning_rate_schedule
+from spnas_jax.search_setup import (
+  create_state,
+  load_table,
+  make_search,
+  resolve_target,
+)
+from spnas_jax.search_step import make_search_step
+from spnas_jax.steps import make_train_step
+from spnas_jax.tpu_compiler import (
+  GIB,
+  Program,
+  describe,
+  find_largest_batch,
+  tpu_devices,
+  try_batch,
+)
+from spnas_jax.train import resolve_architecture
+from spnas_jax.train_state import TrainState
+from spnas_jax.workdir import Workdir, stage_inputs
+
+SYNCHRONISED = (
+  'synchronised batch norm needs the statistics of every norm summed before '
+  'the next layer can start, forward and backward, hence the many small '
+  'all-reduces; {step}.sync_batch_norm=False needs one for the whole step'
+)
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Stage `compile`."""
+  c = config.compile
+  devices = tpu_devices(c.topology)
+  recipe = config[c.step]
+  if recipe.batch_size % len(devices):
+    raise UserError(
+      f'{c.step}.batch_size is {recipe.batch_size}, must be a multiple of the '
+      f'{len(devices)} devices of {c.topology!r}'
+    )
+  extra: dict[str, Any] = {'libtpu': importlib.metadata.version('libtpu')}
+  if c.step == 'train':
+    program, network = train_program(config, workdir)
+    extra['architecture'] = network
+  else:
+    program = search_program(config)
+  inputs = stage_inputs(
+    config, 'dataset', 'space', c.step, 'compile', versions=extra
+  )
+  done = workdir.finished('compile', inputs)
+  if done is not None:
+    return done
+  start = time.monotonic()
+  share = recipe.batch_size // len(devices)
+  kind = devices[0].device_kind
+  print(
+    f'compile: {c.step} step, {share} images on each of {len(devices)} '
+    f'{kind} devices'
+  )
+  result: dict[str, Any] = {
+    'topology': c.topology,
+    'device_kind': kind,
+    'num_devices': len(devices),
+    'step': c.step,
+    'global_batch': recipe.batch_size,
+    'sync_batch_norm': recipe.sync_batch_norm,
+    'dtype': recipe.dtype,
+    'libtpu': extra['libtpu'],
+    **describe(try_batch(program, devices, share), kind),
+  }
+  if recipe.sync_batch_norm:
+    result['note'] = SYNCHRONISED.format(step=c.step)
+  _report(result)
+  if c.find_largest_batch:
+    result |= find_largest_batch((program,), devices, share)
+    print(
+      f'compile: largest batch that fits: {result["largest_batch_per_device"]} '
+      'images a device'
+    )
+  return workdir.finish('compile', inputs, result, time.monotonic() - start)
+
+
+def search_program(config: ConfigDict) -> Program:
+  """The search step of a configuration."""
+  space, table = make_space(config), load_table(config)
+  target_ms, _, _ = resolve_target(config, space, table)
+  search = make_search(config, space, table, target_ms)
+  state = jax.eval_shape(functools.partial(create_state, search, config))
+  return Program(
+    make_search_step(search),
+    state,
+    image_shape(config),
+    config.search.dtype,
+  )
+
+
+def train_program(config: ConfigDict, workdir: Workdir) -> tuple[Program, str]:
+  """The training step of the configured network, and the network's name."""
+  arch = resolve_architecture(config, workdir)
+  recipe = config.train
+  per_epoch = dataset_facts(config).steps_per_epoch(recipe.batch_size)
+  total = max(1, round(recipe.epochs * per_epoch))
+  schedule = learning_rate_schedule(recipe, per_epoch, total)
+  optimizer = weight_optimizer(recipe.optimizer, schedule)
+  model = ConvNet(
+    arch,
+    dtype=recipe.dtype,
+    axis_name=AXIS if recipe.sync_batch_norm else None,
+  )
+
+  def create() -> TrainState:
+    variables = init_variables(
+      model, config.dataset.image_size, arch.input_channels, config.seed
+    )
+    return TrainState.create(variables, optimizer)
+
+  program = Program(
+    make_train_step(model, optimizer, schedule, recipe, config.seed),
+    jax.eval_shape(create),
+    image_shape(config),
+    recipe.dtype,
+  )
+  return program, arch.to_string()
+
+
+def image_shape(config: ConfigDict) -> tuple[int, int, int]:
+  """[H, W, C] of the configured images."""
+  size = config.dataset.image_size
+  return size, size, dataset_facts(config).channels
+
+
+def _report(r: dict[str, Any]) -> None:
+  if r['temp_bytes_per_device'] is None:
+    needed = r['needed_bytes_per_device']
+    amount = '' if needed is None else f': {needed / GIB:.2f} GiB needed'
+    print(f'compile: {r["topology"]}: does not fit{amount}')
+    return
+  seconds = r['estimated_step_seconds']
+  memory = r['memory_bytes_per_device']
+  available = '' if memory is None else f' of {memory / GIB:.2f}'
+  verdict = 'fits' if r['fits'] else 'does not fit'
+  lasting = '' if seconds is None else f', {seconds:.3f} s a step'
+  print(
+    f'compile: {r["topology"]}, global batch {r["global_batch"]}, each device: '
+    f'{r["temp_bytes_per_device"] / GIB:.2f} GiB of temporaries, '
+    f'{r["peak_bytes_per_device"] / GIB:.2f}{available} GiB in all '
+    f'({verdict}); {r["num_all_reduces"]} all-reduces of '
+    f'{r["all_reduce_bytes"] / 1e6:.1f} MB; estimated '
+    f'{r["estimated_cycles"] / 1e6:.0f} M cycles{lasting}; compiled '
+    f'in {r["compile_seconds"]:.0f} s'
+  )
+  if 'note' in r:
+    print(f'compile: {r["note"]}')

@@ -1,0 +1,98 @@
+"""Evolution: meets its limit, never loses what it was given, makes a front."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tiny
+import tiny_run
+
+from spnas_jax import search
+from spnas_jax.errors import UserError
+from spnas_jax.evolution import Evolution
+from spnas_jax.workdir import Workdir
+
+
+def made(seed=0):
+  """An evolution whose score is a known function of the gates."""
+  space = tiny.space(kernels=(3, 5, 7), expansions=(2, 4, 6))
+  table = tiny.table(space)
+  weights = np.random.default_rng(1).normal(size=len(space.gates))
+
+  def score(gates):
+    return {'top1': 0.0, 'cross_entropy': float(10 - weights @ gates)}
+
+  rng = np.random.default_rng(seed)
+  return space, table, Evolution(space, table, score, rng, mutation=0.2)
+
+
+def test_finds_the_best_network_of_a_space_it_can_enumerate():
+  """Against brute force over 9,000 draws of the same band."""
+  space, table, evolution = made()
+  low, high = table.limits(space)
+  target = (low + high) / 2
+  best = evolution.run(target, 0.1, population=20, generations=12)
+  assert 0.9 * target <= best.ms <= target
+  rng = np.random.default_rng(2)
+  luck = [
+    evolution._score(space.gates_of(c))['cross_entropy']
+    for c in (space.sample_choices(rng) for _ in range(9000))
+    if 0.9 * target <= table.predict(space.architecture_of(c)) <= target
+  ]
+  # Fewer than 260 scores against all draws in the band: in the best 1%.
+  assert len(evolution.scored) <= 260
+  assert best.cross_entropy <= np.quantile(luck, 0.01)
+
+
+def test_keeps_what_it_starts_with():
+  """The gates' own decision takes part, so the result is never worse."""
+  space, table, evolution = made()
+  start = space.choices_of(np.ones(len(space.gates)))
+  limit = table.predict(space.largest)
+  best = evolution.run(limit, 0.9, population=4, generations=0, start=(start,))
+  assert best.cross_entropy <= evolution.score(start).cross_entropy
+
+
+def test_front_is_what_nothing_beats():
+  """Along the front ms rises and cross-entropy falls; it dominates the rest."""
+  space, table, evolution = made()
+  low, high = table.limits(space)
+  for share in (0.3, 0.6, 0.9):
+    target = low + share * (high - low)
+    evolution.run(target, 0.2, population=8, generations=2)
+  front = evolution.front()
+  assert len(front) >= 3
+  assert all(a.ms <= b.ms for a, b in itertools.pairwise(front))
+  for s in evolution.scored:
+    assert any(
+      f.ms <= s.ms and f.cross_entropy <= s.cross_entropy for f in front
+    )
+
+
+def test_search_method_evolution_on_digits(tmp_path):
+  """End to end: one supernet, a network at the target, a front."""
+  config = tiny_run.config(
+    search__method='evolution',
+    search__evolution__population=4,
+    search__evolution__generations=2,
+    search__evolution__front_points=2,
+    search__evolution__images=64,
+    search__slack=0.2,
+  )
+  result = search.run(config, Workdir(tmp_path))
+  target = result['target_ms']
+  assert 0.8 * target <= result['predicted_ms'] <= target
+  evolved = result['evolution']
+  assert evolved['evaluations'] >= 4
+  assert (
+    evolved['best']['supernet_cross_entropy']
+    <= evolved['gates_own']['supernet_cross_entropy']
+  )
+  assert result['warmup_steps'] == result['steps']
+
+
+def test_evolution_needs_a_target(tmp_path):
+  """A fixed lambda has none."""
+  config = tiny_run.config(search__method='evolution', search__lambda_=1.0)
+  with pytest.raises(UserError, match=r'search\.lambda_'):
+    search.run(config, Workdir(tmp_path))

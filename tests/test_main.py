@@ -1,0 +1,635 @@
+"""The command line: what is refused, how, and what is left untouched.
+
+Wrong input ends with exit code 2 and one line on stderr that names the field;
+a run that diverges with 1 and one line; a mistake of the program with 1 and its
+traceback. None of them changes anything in the workdir.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import tiny
+import tiny_run
+
+import main
+from spnas_jax import config as config_lib
+from spnas_jax import datasets, evaluate, search, startup, train
+from spnas_jax.checkpoint import Checkpoints
+from spnas_jax.errors import UserError
+from spnas_jax.search_setup import create_state, make_search
+from spnas_jax.workdir import Workdir
+
+NOBODY = 65534
+
+
+def run_python(code: str, *arguments: str):
+  return tiny_run.run([sys.executable, '-c', code, *arguments])
+
+
+def refused(call, capsys) -> str:
+  """The line with which a call is refused, exit code 2."""
+  capsys.readouterr()
+  with pytest.raises(SystemExit) as stop:
+    main.guarded(call)
+  assert stop.value.code == 2
+  return one_line(capsys.readouterr().err)
+
+
+def one_line(err: str) -> str:
+  lines = err.splitlines()
+  assert len(lines) == 1 and lines[0].startswith('error: '), err
+  return lines[0]
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """A copy of a workdir in which search, train and evaluate are finished."""
+  folder = tmp_path / 'run'
+  shutil.copytree(tiny_run.finished(), folder)
+  return folder
+
+
+@pytest.fixture
+def light_workdir(tmp_path):
+  """A folder with somebody's files; no stage has to have run for it."""
+  (tmp_path / 'run' / 'search').mkdir(parents=True)
+  for name in ('results.json', 'architecture.json', 'search/inputs.json'):
+    (tmp_path / 'run' / name).write_text('{"precious": 1}')
+  return tmp_path / 'run'
+
+
+# --- flags and config file ----------------------------------------------------
+
+BROKEN_CONFIGS = {
+  'syntax': 'def get_config(:\n  pass\n',
+  'no_function': 'x = 1\n',
+  'not_a_config': 'def get_config():\n  return 3\n',
+  'import': 'import no_such_module\n',
+  'raises': 'def get_config():\n  raise RuntimeError("two\\nlines")\n',
+  'typo': (
+    'from spnas_jax.config import default_config\n'
+    'def get_config():\n'
+    '  c = default_config()\n'
+    '  c.search.targt_ms = 80.0\n'
+    '  return c\n'
+  ),
+}
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'words'),
+  [
+    (['--config.search.targt_ms=80'], ['targt_ms', 'mean "target_ms"']),
+    (['--config.serch.target_ms=80'], ['serch', 'mean "search"']),
+    (['--config.zzz=1'], ['no key', 'zzz']),
+    (['--config.seed.deeper=1'], ['seed.deeper']),
+    (['--config.search.epochs=abc'], ['config.search.epochs=abc', 'float']),
+    (['--config.search.log_every_steps=1.5'], ['log_every_steps=1.5', 'int']),
+    (['--config.dataset.cache=perhaps'], ['dataset.cache=perhaps']),
+    (['--config.search=3'], ['config.search=3', 'ConfigDict']),
+    (['--config.space.channels=(8,"a")'], ['space.channels', "'a'", 'int']),
+    (['--config.seed=-1'], ['seed is -1', '0 to 2147483647']),
+    (['--config.search.gates=hard'], ["search.gates is 'hard'", "'sampled'"]),
+    (['--config.dataset.augment=blur'], ['dataset.augment', 'blur', 'crop']),
+    (['--workdir='], ['--workdir is missing']),
+    (['--workdir'], ['workdir']),
+    (['--stage=serch'], ["--stage is 'serch'", 'search, train, evaluate']),
+    (['--nonsense=3'], ["'nonsense'"]),
+    (['nonsense'], ["'nonsense'"]),
+    (['--config=nowhere.py'], ['nowhere.py', 'get_config']),
+    (['--config=LICENSE'], ['LICENSE', 'get_config']),
+    *(
+      ([f'--config=BROKEN/{name}.py'], words)
+      for name, words in (
+        ('syntax', ['--config', 'syntax.py, line 1']),
+        ('no_function', ['--config', 'get_config']),
+        ('not_a_config', ['--config', 'get_config() returns a config']),
+        ('import', ['--config', 'no_such_module']),
+        ('raises', ['--config', 'two lines']),
+        ('typo', ['search.targt_ms', 'did you mean search.target_ms?']),
+      )
+    ),
+  ],
+)
+def test_wrong_command_lines_are_refused_in_one_line(
+  arguments, words, light_workdir, tmp_path
+):
+  """What absl, ml_collections, a config file or a check refuses: exit code 2,
+  the field and what is allowed, and nobody's files are touched."""
+  for name, text in BROKEN_CONFIGS.items():
+    (tmp_path / f'{name}.py').write_text(text)
+  before = tiny_run.snapshot(light_workdir)
+  done = tiny_run.run(
+    [
+      sys.executable,
+      'main.py',
+      '--stage=search',
+      '--config=configs/digits.py',
+      f'--workdir={light_workdir}',
+      *(a.replace('BROKEN', str(tmp_path)) for a in arguments),
+    ]
+  )
+  line = one_line(done.stderr)
+  assert done.returncode == 2, line
+  assert done.stdout == ''
+  for word in words:
+    assert word in line
+  assert tiny_run.snapshot(light_workdir) == before
+
+
+def test_a_missing_config_flag_is_refused():
+  done = tiny_run.run([sys.executable, 'main.py', '--workdir=nowhere'])
+  assert done.returncode == 2
+  assert '--config is missing' in one_line(done.stderr)
+  assert not (tiny_run.ROOT / 'nowhere').exists()
+
+
+def test_overrides_reach_the_stage_and_nothing_heavy_is_imported(tmp_path):
+  """The message says that the override was read (an int for a float that is
+  unset, too), with both limits. TensorFlow, which takes seconds to import, is
+  not needed to say so."""
+  done = run_python(
+    'import sys, main\n'
+    'try: main.main()\n'
+    'finally: print("tensorflow" in sys.modules)',
+    *tiny_run.command('search', tmp_path, '--config.search.target_ms=80')[2:],
+  )
+  assert done.returncode == 2
+  line = one_line(done.stderr)
+  assert 'search.target_ms is 80, allowed: 0.' in line
+  assert done.stdout.split() == ['False']
+
+
+def test_help_is_readable_and_needs_no_jax():
+  """Names every flag and stage, and an example that can be copied."""
+  done = run_python(
+    'import sys, main\ntry: main.main()\nfinally: print("jax" in sys.modules)',
+    '--help',
+  )
+  assert 'Traceback' not in done.stdout + done.stderr
+  for word in ('--config', '--stage', '--workdir', 'configs/digits.py'):
+    assert word in done.stdout
+  for stage in ('all', *main.STAGES):
+    assert stage in done.stdout
+  assert done.stdout.split()[-1] == 'False'
+
+
+def test_a_mistake_of_the_program_exits_1_with_its_traceback():
+  done = run_python(
+    'import main\n'
+    'def run(argv): raise RuntimeError("a mistake")\n'
+    'main.run = run\n'
+    'main.main()',
+    '--config=configs/digits.py',
+  )
+  assert done.returncode == 1
+  assert 'Traceback' in done.stderr and 'a mistake' in done.stderr
+
+
+# --- dispatch -----------------------------------------------------------------
+
+
+def test_every_stage_has_a_module_and_all_runs_them_in_order(monkeypatch):
+  """A name that is listed but cannot be run would only show when it is used."""
+  for module in main.STAGES.values():
+    assert importlib.util.find_spec(f'spnas_jax.{module}'), module
+  ran = []
+
+  class Stage:
+    def __init__(self, name):
+      self.name = name
+
+    def run(self, config, workdir):
+      ran.append((self.name, config, workdir))
+
+  monkeypatch.setattr(main.importlib, 'import_module', Stage)
+  monkeypatch.setattr(startup, 'start', lambda config, path: (config, path))
+  argv = ['main.py', '--config=tests/tiny_run.py', '--workdir=somewhere']
+  monkeypatch.setattr(sys, 'argv', argv)
+  monkeypatch.chdir(tiny_run.ROOT)
+  main.run(main.parse_flags(argv))
+  stages = ['search', 'train', 'evaluate', 'export', 'profile', 'report']
+  assert [name for name, _, _ in ran] == [f'spnas_jax.{s}' for s in stages]
+  assert {path for _, _, path in ran} == {'somewhere'}
+
+
+# --- the configuration --------------------------------------------------------
+
+
+@pytest.mark.parametrize('field', sorted(config_lib._RANGES))
+def test_every_range_is_enforced(field):
+  """Just inside both ends is accepted, just outside is refused by name."""
+  low, high = config_lib._RANGES[field]
+  section, _, key = field.rpartition('.')
+
+  def check(value):
+    config = tiny_run.get_config()
+    target = config_lib.get(config, section) if section else config
+    target[key] = value
+    config_lib.check(config)
+
+  kind = config_lib.default_config()
+  kind = (config_lib.get(kind, section) if section else kind).get_type(key)
+  step = 1 if kind is int else 1e-3
+  wrong = [kind(low - step)]
+  if np.isfinite(high):
+    wrong.append(kind(high + step))
+  if kind is float:
+    wrong += [float('nan'), float('inf')]
+  for value in wrong:
+    with pytest.raises(UserError, match=rf'^{field} is .*allowed: '):
+      check(value)
+  if field != 'search.epochs':  # Must not be below the warm-up either.
+    check(kind(low))
+
+
+@pytest.mark.parametrize('field', sorted(config_lib._CHOICES))
+def test_every_choice_is_enforced(field):
+  section, _, key = field.rpartition('.')
+  for value in (*config_lib._CHOICES[field], 'something else'):
+    config = tiny_run.get_config()
+    (config_lib.get(config, section) if section else config)[key] = value
+    if value == 'something else':
+      with pytest.raises(UserError, match=rf'^{field} is .*allowed: '):
+        config_lib.check(config)
+    else:
+      config_lib.check(config)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'words'),
+  [
+    ('search.temperature_fall', (0.9, 0.2), 'ascending'),
+    ('search.temperature_fall', (0.1, 0.2, 0.3), 'two'),
+    ('search.warmup_epochs', 5.0, 'search.epochs, 4.0'),
+    ('dataset.holdout', 1.0, '0 to below 1'),
+    ('dataset.image_size', 0, '1 or more'),
+    ('dataset.train_examples', -1, '0 or more'),
+    ('dataset.interpolation', 'cubic', 'bicubic'),
+  ],
+)
+def test_other_rules_are_enforced(field, value, words):
+  config = tiny_run.get_config()
+  section, _, key = field.rpartition('.')
+  config_lib.get(config, section)[key] = value
+  with pytest.raises(UserError, match=words) as e:
+    config_lib.check(config)
+    datasets.check(config.dataset)
+  assert field in str(e.value)
+
+
+@pytest.mark.parametrize(
+  ('field', 'value', 'words'),
+  [
+    ('train.epoch', 3.0, 'did you mean train.epochs?'),
+    ('search', 3, 'type config section'),
+    ('search.epochs', '3', 'type float'),
+    ('search.target_ms', True, 'type float'),
+    ('seed', 1.0, 'type int'),
+    ('seed', None, 'type int'),
+    ('device', 1, 'type str'),
+    ('space.layers', 3, 'type tuple'),
+    ('space.layers', (3, 3.5), 'an element of space.layers is 3.5'),
+    ('space.kernels', ((3, 5), (3, '7')), 'an element of space.kernels'),
+  ],
+)
+def test_a_config_file_cannot_set_what_is_not_there(field, value, words):
+  """A config file may set any attribute; a typo must not pass silently."""
+  config = config_lib.default_config().copy_and_resolve_references()
+  section, _, key = field.rpartition('.')
+  target = config_lib.get(config, section) if section else config
+  with target.ignore_type():
+    target[key] = value
+  with pytest.raises(UserError) as e:
+    startup.check_keys(config, config_lib.default_config())
+  assert words in str(e.value) and field in str(e.value)
+
+
+def test_a_config_file_must_have_every_key():
+  config = config_lib.default_config()
+  startup.check_keys(config, config_lib.default_config())
+  del config.train['epochs']
+  with pytest.raises(UserError, match=r'train\.epochs is missing'):
+    startup.check_keys(config, config_lib.default_config())
+
+
+# --- inputs of a stage --------------------------------------------------------
+
+
+def corrupted_table(**fields) -> str:
+  path = tiny_run.scratch() / 'corrupted.json'
+  table = json.loads(tiny_run.table_path().read_text())
+  path.write_text(json.dumps({**table, **fields}))
+  return str(path)
+
+
+def garbage(name: str) -> str:
+  path = tiny_run.scratch() / name
+  path.write_text('{"half a')
+  return str(path)
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'search__target_ms': 0.1}, ['target_ms is 0.1', ' to ', 'ms, the fast']),
+    ({'search__target_ms': 99.0}, ['target_ms is 99', ' to ', 'ms, the fast']),
+    ({'search__target_ms': float('nan')}, ['search.target_ms is nan']),
+    (
+      {'search__target_ms': 2.0, 'search__lambda_': 1.0},
+      ['search.lambda_ is 1', 'search.target_ms is 2', 'one of them'],
+    ),
+    ({'dataset__name': 'cifar999'}, ['dataset.name', 'cifar999', 'digits']),
+    ({'dataset__name': 'cifar10'}, ['dataset.name', 'cifar10', 'data_dir']),
+    ({'search__batch_size': 30}, ['search.batch_size is 30', '4 devices']),
+    ({'search__batch_size': 512}, ['batch_size=512', '128']),
+    ({'latency_table': ''}, ["latency_table is ''", 'build_table']),
+    ({'latency_table': 'no.json'}, ['latency_table', 'no.json', 'build_table']),
+    ({'latency_table': garbage}, ['latency_table', 'half', 'JSON']),
+    (
+      {'latency_table': lambda _: corrupted_table(image_size=14)},
+      ['14 px', 'dataset.image_size is 12'],
+    ),
+    (
+      {'latency_table': lambda _: corrupted_table(entries={})},
+      ['latency_table', 'has no entry', 'stem_k3'],
+    ),
+    (
+      {
+        'latency_table': lambda _: corrupted_table(
+          entries={'stem': {'ms': float('nan')}}
+        )
+      },
+      ['latency_table', 'entries.stem.ms is nan'],
+    ),
+    (
+      {'latency_table': lambda _: corrupted_table(schema=99)},
+      ['latency_table', 'schema'],
+    ),
+    ({'space__layers': (2,)}, ['space.layers', '2 entries']),
+    ({'space__layers': (0, 2)}, ['space.', '0']),
+    ({'space__channels': (-8, 12)}, ['-8']),
+    ({'space__kernels': (3, 4)}, ['kernel', '4']),
+    ({'space__kernels': (5, 3)}, ['kernels', '(5, 3)', 'ascending']),
+    ({'space__first': 'nonsense_x9'}, ['space.first', 'nonsense_x9']),
+  ],
+)
+def test_a_search_refuses_wrong_input(changes, words, light_workdir, capsys):
+  """Before anything is compiled or written."""
+  (light_workdir / 'results.json').write_text('{"train": {"precious": 1}}')
+  (light_workdir / 'search' / 'inputs.json').unlink()
+  before = tiny_run.snapshot(light_workdir)
+  config = tiny_run.config()
+  for name, value in changes.items():
+    section, _, key = name.rpartition('__')
+    target = config[section] if section else config
+    target[key] = value('half.json') if callable(value) else value
+  line = refused(lambda: search.run(config, Workdir(light_workdir)), capsys)
+  for word in words:
+    assert word in line
+  assert tiny_run.snapshot(light_workdir) == before
+
+
+@pytest.mark.parametrize(
+  ('stage', 'changes', 'words'),
+  [
+    (search, {'search__epochs': 5.0}, ['finished search', '4.0 there, 5.0']),
+    (train, {'seed': 7}, ['finished train', 'seed: 0 there, 7 here']),
+    (
+      evaluate,
+      {'dataset__test_examples': 40},
+      ['finished evaluate', 'test_examples: 50 there, 40 here'],
+    ),
+    (
+      train,
+      {'architecture': 'mobilnet'},
+      ["architecture is 'mobilnet'", 'mobilenet_v2', 'block string'],
+    ),
+    (train, {'architecture': 'stem_c8 ir_k3'}, ['architecture', 'ir_k3']),
+    (train, {'architecture': garbage}, ['arch.json']),
+    (train, {'train__batch_size': 30}, ['train.batch_size is 30']),
+    (
+      evaluate,
+      {'evaluate__split': 'validation'},
+      ["evaluate.split is 'validation'", 'dataset.holdout'],
+    ),
+  ],
+)
+def test_finished_results_are_never_overwritten(
+  stage, changes, words, workdir, capsys
+):
+  """Another configuration in a finished workdir is refused, and named."""
+  before = tiny_run.snapshot(workdir)
+  config = tiny_run.config()
+  for name, value in changes.items():
+    *sections, key = name.split('__')
+    target = config[sections[0]] if sections else config
+    target[key] = value('arch.json') if callable(value) else value
+  line = refused(lambda: stage.run(config, Workdir(workdir)), capsys)
+  for word in words:
+    assert word in line
+  assert tiny_run.snapshot(workdir) == before
+
+
+@pytest.mark.parametrize('stage', ['search', 'train'])
+def test_an_unfinished_stage_is_not_continued_with_another_config(
+  stage, workdir, capsys
+):
+  """Its checkpoints belong to the configuration it was started with."""
+  results = tiny_run.results(workdir)
+  del results[stage]
+  (workdir / 'results.json').write_text(json.dumps(results))
+  before = tiny_run.snapshot(workdir)
+  config = tiny_run.config(seed=7)
+  run = {'search': search.run, 'train': train.run}[stage]
+  line = refused(lambda: run(config, Workdir(workdir)), capsys)
+  assert f'unfinished {stage}' in line and 'seed: 0 there, 7 here' in line
+  assert tiny_run.snapshot(workdir) == before
+
+
+@pytest.mark.parametrize(
+  ('stage', 'missing', 'words'),
+  [
+    (train, [], ['architecture', 'does not exist', '--stage=search']),
+    (evaluate, [], ['no trained network', '--stage=train']),
+  ],
+)
+def test_a_stage_says_what_must_run_before_it(
+  stage, missing, words, tmp_path, capsys
+):
+  del missing
+  line = refused(
+    lambda: stage.run(tiny_run.config(), Workdir(tmp_path)), capsys
+  )
+  for word in words:
+    assert word in line
+  assert not list(tmp_path.iterdir())
+
+
+def test_inheriting_needs_a_search(tmp_path, capsys):
+  arch = json.loads((tiny_run.finished() / 'results.json').read_text())
+  config = tiny_run.config(
+    architecture=arch['train']['architecture'], train__init='inherit'
+  )
+  line = refused(lambda: train.run(config, Workdir(tmp_path)), capsys)
+  assert 'no finished search' in line
+
+
+# --- the workdir --------------------------------------------------------------
+
+
+@pytest.mark.parametrize('content', ['{"half a', '[1, 2]', '7', ''])
+@pytest.mark.parametrize('name', ['results.json', 'search/inputs.json'])
+def test_a_damaged_file_in_the_workdir_is_named(
+  name, content, light_workdir, capsys
+):
+  """And kept: it may be all that somebody has of a long run."""
+  (light_workdir / 'results.json').write_text('{}')
+  (light_workdir / name).write_text(content)
+  before = tiny_run.snapshot(light_workdir)
+  line = refused(
+    lambda: search.run(tiny_run.config(), Workdir(light_workdir)), capsys
+  )
+  assert str(light_workdir / name) in line and 'cannot be read' in line
+  assert tiny_run.snapshot(light_workdir) == before
+
+
+@pytest.mark.parametrize('kind', ['file', 'below a file', 'broken link'])
+def test_a_workdir_that_cannot_be_a_folder_is_refused(kind, tmp_path, capsys):
+  path = tmp_path / 'run'
+  if kind == 'broken link':
+    path.symlink_to(tmp_path / 'gone')
+  else:
+    path.write_text('precious')
+    if kind == 'below a file':
+      path = path / 'deeper'
+  before = tiny_run.snapshot(tmp_path)
+  line = refused(lambda: Workdir(path), capsys)
+  assert '--workdir is' in line and str(path) in line
+  assert tiny_run.snapshot(tmp_path) == before
+
+
+@pytest.mark.parametrize('mode', [0o000, 0o400, 0o500, 0o600])
+def test_a_workdir_without_permission_is_refused(mode, tmp_path, capsys):
+  """Permissions do not bind root, so a test run by root gives its rights up
+  for the call."""
+  folder = tmp_path / 'run'
+  folder.mkdir()
+  (folder / 'results.json').write_text('{"precious": 1}')
+  root = os.geteuid() == 0
+  if root:
+    for parent in (tmp_path, *tmp_path.parents):
+      if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001:
+        parent.chmod(parent.stat().st_mode | 0o011)
+    os.chown(folder, NOBODY, NOBODY)
+  folder.chmod(mode)
+  try:
+    if root:
+      os.seteuid(NOBODY)
+    line = refused(lambda: Workdir(folder), capsys)
+  finally:
+    if root:
+      os.seteuid(0)
+    folder.chmod(0o700)
+  assert '--workdir is' in line and 'read and written' in line
+  assert (folder / 'results.json').read_text() == '{"precious": 1}'
+
+
+def test_a_damaged_checkpoint_is_named(workdir, capsys):
+  """With what to do: without its folder the run goes on from the one before."""
+  newest = workdir / 'train' / 'checkpoints' / str(tiny_run.STEPS)
+  for path in newest.rglob('*'):
+    if path.is_file() and path.parent.name == 'd':
+      path.write_bytes(b'')
+  results = tiny_run.results(workdir)
+  del results['evaluate']
+  (workdir / 'results.json').write_text(json.dumps(results))
+  line = refused(
+    lambda: evaluate.run(tiny_run.config(), Workdir(workdir)), capsys
+  )
+  assert str(newest) in line and 'damaged' in line
+
+
+# --- divergence ---------------------------------------------------------------
+
+
+def diverge(config, folder, capsys) -> str:
+  """The line with which a search stops, exit code 1."""
+  with pytest.raises(SystemExit) as stop:
+    main.guarded(search.run, config, Workdir(folder))
+  assert stop.value.code == 1
+  return capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+  ('rate', 'log_every', 'what'),
+  [
+    (1e24, 1, 'loss'),  # Weights whose squares are too large for float32.
+    (1e39, 100, 'largest weight'),  # Found when a checkpoint is due.
+  ],
+)
+def test_divergence_stops_the_run_and_leaves_good_checkpoints(
+  rate, log_every, what, tmp_path, capsys
+):
+  """One line with the step and the last good checkpoint, whose every number is
+  finite: a state that has diverged is never saved over a good one."""
+  config = tiny_run.config(
+    search__learning_rate=rate,
+    search__lr_warmup_epochs=1.0,  # The first step still has rate 0.
+    search__log_every_steps=log_every,
+    search__checkpoint_epochs=0.25,
+  )
+  line = diverge(config, tmp_path, capsys)
+  assert line.startswith('error: search: the ' + what)
+  assert 'is nan at step' in line or 'is inf at step' in line
+  assert 'the last is of step' in line and 'learning_rate' in line
+  assert not (tmp_path / 'results.json').exists()
+  assert not (tmp_path / 'architecture.json').exists()
+  state = restored(config, tmp_path)
+  assert f'the last is of step {int(state.step)})' in line
+  for leaf in (*leaves(state.params), *leaves(state.opt_state)):
+    assert np.isfinite(np.asarray(leaf)).all()
+
+
+def test_divergence_at_the_first_step_says_that_nothing_is_saved(
+  tmp_path, capsys
+):
+  config = tiny_run.config(
+    search__learning_rate=1e39, search__checkpoint_epochs=0.25
+  )
+  line = diverge(config, tmp_path, capsys)
+  assert 'at step 1' in line and 'there is none yet' in line
+
+
+def restored(config, folder):
+  space = config_lib.make_space(config)
+  table = tiny.table(space, config.dataset.image_size)
+  state = create_state(make_search(config, space, table, 2.0), config)
+  path = Workdir(folder) / 'search' / 'checkpoints'
+  with Checkpoints(path) as checkpoints:
+    return checkpoints.restore(state)
+
+
+def leaves(tree):
+  import jax
+
+  return jax.tree.leaves(tree)
+
+
+def test_the_configs_in_the_folder_pass_all_checks():
+  """A configuration that ships must not be refused."""
+  for path in sorted((tiny_run.ROOT / 'configs').glob('*.py')):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    startup.check_keys(config, config_lib.default_config())
+    config_lib.check(config)
+    datasets.check(config.dataset)
+  assert pathlib.Path(path).exists()
