@@ -27,6 +27,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax import input_pipeline
 from spnas_jax.config import make_space
+from spnas_jax.console import say
 from spnas_jax.loop import take
 from spnas_jax.objective import cross_entropy
 from spnas_jax.parallel import AXIS, replicate
@@ -185,7 +186,7 @@ def gates(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
       }
     )
     r = rows[-1]
-    print(
+    say(
       f'ablate: {kind} gates: |change of CE| {r["abs_change"]:.2g}, |slope| '
       f'open {r["abs_slope_open"]:.2g} closed {r["abs_slope_closed"]:.2g}; '
       'correlation with the change: '
@@ -244,7 +245,7 @@ def ranking(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         'supernet_cross_entropy': shared['cross_entropy'],
       }
     )
-    print(
+    say(
       f'ablate: ranking {len(rows)}/{c.num_networks}: '
       f'{trained["predicted_ms"]:.4g} ms, from scratch '
       f'{100 * trained["top1"]:.2f}%, in the supernet '
@@ -257,7 +258,7 @@ def ranking(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     ),
     'kendall_tau_of_ms': _tau(rows, 'predicted_ms', 'top1'),
   }
-  print(f'ablate: ranking {taus}')
+  say(f'ablate: ranking {taus}')
   return {**taus, 'num_networks': len(rows), 'networks': rows}
 
 

@@ -11,6 +11,7 @@ import jax
 from ml_collections import ConfigDict
 
 from spnas_jax import input_pipeline
+from spnas_jax.console import say
 from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
 from spnas_jax.parallel import AXIS, pmap_eval, replicate
@@ -91,7 +92,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     config,
     config.evaluate.split,
   )
-  print(
+  say(
     f'evaluate: top-1 {100 * scores["top1"]:.2f}%, top-5 '
     f'{100 * scores["top5"]:.2f}% over {scores["num_examples"]} '
     f'{config.evaluate.split} images'

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax.architecture import Architecture, num_params
 from spnas_jax.config import make_space
+from spnas_jax.console import say
 from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
 from spnas_jax.evaluate import convnet_eval_step, score_split
@@ -103,7 +104,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
           config, workdir, 'random_search', arch, seed, table
         )
         rows.append({'kind': kind, **row})
-        print(
+        say(
           f'random_search: {kind} {len(rows)}/'
           f'{(len(networks) + bool(found)) * len(c.train_seeds)}  '
           f'{row["predicted_ms"]:.4g} ms  top-1 {100 * row["top1"]:.2f}%  '
@@ -206,4 +207,4 @@ def _print(result: dict[str, Any]) -> None:
       f'{100 * result["difference"]:+.2f} points, standard error '
       f'{100 * result["standard_error"]:.2f}'
     )
-  print(line)
+  say(line)

@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax.batch_norm import estimate_batch_stats
 from spnas_jax.config import dataset_facts, make_space
+from spnas_jax.console import say
 from spnas_jax.diagnostics import flips_per_epoch, warnings
 from spnas_jax.evaluate import score_split
 from spnas_jax.evolution import Evolution
@@ -61,7 +62,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   workdir.claim('search', inputs)
   start = time.monotonic()
   search = make_search(config, space, table, target_ms)
-  print(_opening(search, space, table, target_ms, low, high))
+  say(_opening(search, space, table, target_ms, low, high))
   evolving = config.search.method == 'evolution'
   state, history = _trained_supernet(search, config, workdir)
   final_step = jnp.asarray(search.phases.total)
@@ -331,4 +332,4 @@ def _report(result, space: SearchSpace, found) -> None:
     f'{100 * result["supernet_top1"]:.1f}% (batch norm re-estimated)'
   )
   lines += [f'search: WARNING: {text}' for text in result['warnings']]
-  print('\n'.join(lines))
+  say('\n'.join(lines))

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax.batch_norm import estimate_batch_stats
 from spnas_jax.config import dataset_facts, make_space
+from spnas_jax.console import say
 from spnas_jax.convnet import ConvNet
 from spnas_jax.evaluate import convnet_eval_step, score_split
 from spnas_jax.loop import run_steps, take
@@ -65,7 +66,7 @@ def shared_kernels(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
       config, supernet, state, _gates(space, i)
     )
   for name, scores in result.items():
-    print(
+    say(
       f'ablate: {name} top-1 {100 * scores["top1"]:.2f}% top-5 '
       f'{100 * scores["top5"]:.2f}%'
     )

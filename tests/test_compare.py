@@ -20,7 +20,7 @@ def config(tmp_path):
   """Two layers of two candidates at 8 px."""
   c = tiny.config()
   c.dataset.update(image_size=8, train_examples=64, test_examples=50)
-  c.space.update(channels=(8,), layers=(2,), strides=(2,), expansions=(2,))
+  c.space.update(channels=(8,), layers=(2,), strides=(2,), kernels=(3,))
   c.space.head_channels = 0
   path = tmp_path / 'table.json'
   path.write_text(tiny.table(make_space(c), 8).to_json())

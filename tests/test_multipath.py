@@ -257,7 +257,7 @@ def test_projection_by_path_likelihoods_agrees_with_that_by_gates():
 def small_config():
   c = tiny.config()
   c.dataset.image_size = 8
-  c.space.update(channels=(8,), layers=(2,), strides=(2,), expansions=(2,))
+  c.space.update(channels=(8,), layers=(2,), strides=(2,), kernels=(3,))
   c.space.head_channels = 0
   return c
 

@@ -16,7 +16,7 @@ batch 8 ('imagenet'), and those of small images at batch 64 ('small'). Each turn
 is one untimed call, after the other libraries' threads have gone to sleep, and
 one timed call.
 
-Prints one JSON object: medians, ratios of medians, `total` over the layers of
+Prints one JSON object: medians and least times, their ratios, `total` over the layers of
 the ImageNet network, and `compile`, the seconds from Python to a program that
 holds all these layers, with the milliseconds it takes.
 """
@@ -225,13 +225,21 @@ def serve_torch(threads: int) -> None:
 def measure(
   contenders: dict[str, Contender], shape: Shape, rounds: int
 ) -> dict[str, Any]:
-  """Medians of all contenders on one shape."""
+  """Medians of all contenders on one shape, and their least times.
+
+  The least time is the steadier of the two where others use the machine.
+  """
   times: dict[str, list[float]] = {name: [] for name in contenders}
   for _ in range(rounds):
     for name, contender in contenders.items():
       times[name].append(contender(shape))
   medians = {name: statistics.median(values) for name, values in times.items()}
-  return {**shape._asdict(), **summary(medians)}
+  least = {name: min(values) for name, values in times.items()}
+  return {
+    **shape._asdict(),
+    'median': summary(medians),
+    'least': summary(least),
+  }
 
 
 def summary(milliseconds: dict[str, float]) -> dict[str, float]:
@@ -287,12 +295,18 @@ def main() -> None:
       rows[name] = [measure(contenders, s, args.rounds) for s in shapes]
   result: dict[str, Any] = {'rows': rows}
   if 'imagenet' in rows:
-    result['total'] = summary(
-      {
-        name: sum(row['layers'] * row[f'{name}_ms'] for row in rows['imagenet'])
-        for name in contenders
-      }
-    )
+    result['total'] = {
+      statistic: summary(
+        {
+          name: sum(
+            row['layers'] * row[statistic][f'{name}_ms']
+            for row in rows['imagenet']
+          )
+          for name in contenders
+        }
+      )
+      for statistic in ('median', 'least')
+    }
     result['compile'] = {
       name: compile_network(implementation, rounds=3)
       for name, implementation in (('ours', 'auto'), ('primitive', 'primitive'))
