@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 from spnas_jax import measuring, tflite
 from spnas_jax.architecture import Architecture
 from spnas_jax.config import make_space
+from spnas_jax.console import say
 from spnas_jax.devices import Device, Timing, open_device
 from spnas_jax.errors import UserError
 from spnas_jax.latency import LatencyTable, network_keys
@@ -79,7 +80,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     time.monotonic() - start,
   )
   measuring.forget('build_table', workdir)
-  print(
+  say(
     f'build_table: {workdir / "latency_table.json"}, {len(entries)} entries, '
     f'networks of {result["min_ms"]:.4g} to {result["max_ms"]:.4g} ms; factor '
     f'{table.factor:.3f} from {len(networks)} networks '
@@ -126,7 +127,7 @@ def export_all(
 ) -> dict[str, bytes]:
   """Models of entries, networks and the empty model, by key or block string."""
   rng = np.random.default_rng([seed, _WEIGHT_STREAM])
-  print(f'exporting {len(entries)} operations, {len(networks)} networks')
+  say(f'exporting {len(entries)} operations, {len(networks)} networks')
   models = {key: entry.to_tflite(rng) for key, entry in entries.items()}
   for name, arch in networks.items():
     models[name] = network_tflite(arch, image_size, rng)

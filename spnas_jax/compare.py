@@ -26,6 +26,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax.compile import image_shape
 from spnas_jax.config import dataset_facts, make_space
+from spnas_jax.console import say
 from spnas_jax.contestants import (
   Contestant,
   make_contestant,
@@ -91,7 +92,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     for method in c.methods:
       result[method] |= search_once(config, workdir, table, method)
   for method in c.methods:
-    print(_line(method, result))
+    say(_line(method, result))
   return workdir.finish('compare', inputs, result, time.monotonic() - start)
 
 

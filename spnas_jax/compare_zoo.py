@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from spnas_jax import measuring, zoo
 from spnas_jax.architecture import Architecture, num_macs, num_params
 from spnas_jax.config import dataset_facts
+from spnas_jax.console import say
 from spnas_jax.devices import Device, open_device
 from spnas_jax.errors import UserError
 from spnas_jax.latency import LatencyTable
@@ -102,7 +103,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   for entry in entries:
     row = _trained(config, workdir, entry, known)
     rows.append(row)
-    print(
+    say(
       f'compare_zoo: {len(rows)}/{len(entries)}  {entry.name} at width '
       f'{entry.width:g}  top-1 {100 * row["top1"]:.2f}%  '
       f'{row["params"]:,} parameters',
@@ -130,7 +131,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     'epochs': config.train.epochs,
     'image_size': config.dataset.image_size,
   }
-  print(spell(config, rows))
+  say(spell(config, rows))
   result = workdir.finish(STAGE, inputs, result, time.monotonic() - start)
   measuring.forget(STAGE, workdir)
   return result

@@ -15,6 +15,7 @@ import jax
 from ml_collections import ConfigDict
 
 from spnas_jax.config import dataset_facts, make_space
+from spnas_jax.console import say
 from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
 from spnas_jax.optimizer import weight_optimizer
@@ -73,7 +74,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   start = time.monotonic()
   share = recipe.batch_size // len(devices)
   kind = devices[0].device_kind
-  print(
+  say(
     f'compile: {c.step} step, {share} images on each of {len(devices)} '
     f'{kind} devices'
   )
@@ -93,7 +94,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   _report(result)
   if c.find_largest_batch:
     result |= find_largest_batch((program,), devices, share)
-    print(
+    say(
       f'compile: largest batch that fits: {result["largest_batch_per_device"]} '
       'images a device'
     )
@@ -153,14 +154,14 @@ def _report(r: dict[str, Any]) -> None:
   if r['temp_bytes_per_device'] is None:
     needed = r['needed_bytes_per_device']
     amount = '' if needed is None else f': {needed / GIB:.2f} GiB needed'
-    print(f'compile: {r["topology"]}: does not fit{amount}')
+    say(f'compile: {r["topology"]}: does not fit{amount}')
     return
   seconds = r['estimated_step_seconds']
   memory = r['memory_bytes_per_device']
   available = '' if memory is None else f' of {memory / GIB:.2f}'
   verdict = 'fits' if r['fits'] else 'does not fit'
   lasting = '' if seconds is None else f', {seconds:.3f} s a step'
-  print(
+  say(
     f'compile: {r["topology"]}, global batch {r["global_batch"]}, each device: '
     f'{r["temp_bytes_per_device"] / GIB:.2f} GiB of temporaries, '
     f'{r["peak_bytes_per_device"] / GIB:.2f}{available} GiB in all '
@@ -170,4 +171,4 @@ def _report(r: dict[str, Any]) -> None:
     f'in {r["compile_seconds"]:.0f} s'
   )
   if 'note' in r:
-    print(f'compile: {r["note"]}')
+    say(f'compile: {r["note"]}')

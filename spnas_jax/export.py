@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from spnas_jax import augmentation, input_pipeline, tflite
 from spnas_jax.architecture import Architecture
 from spnas_jax.config import dataset_facts
+from spnas_jax.console import say
 from spnas_jax.convnet import ConvNet
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs, versions
 
@@ -106,7 +107,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   sidecar = describe_models(config, arch, models)
   sidecar['provenance']['inputs_hash'] = fingerprint(inputs)
   workdir.write('model.json', json.dumps(sidecar, indent=1) + '\n')
-  print(
+  say(
     f'export: {workdir / "model.tflite"}, {result["bytes"] / 1e6:.2f} MB '
     f'(float16 {result["bytes_fp16"] / 1e6:.2f}, int8 '
     f'{result["bytes_int8"] / 1e6:.2f}); logits within '

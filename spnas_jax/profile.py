@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from spnas_jax import measuring, tflite
 from spnas_jax.architecture import Architecture
 from spnas_jax.build_table import spell
+from spnas_jax.console import say
 from spnas_jax.devices import Device, OperationTime, Timing, open_device
 from spnas_jax.errors import UserError
 from spnas_jax.export import FILES
@@ -91,7 +92,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     ).tolist()
   for i, layer in enumerate(result['layers']):
     layer['measured_ms'] = measured and measured[i]
-  print(f'profile: {spell_result(result)}')
+  say(f'profile: {spell_result(result)}')
   result = workdir.finish('profile', inputs, result, time.monotonic() - start)
   measuring.forget('profile', workdir)
   return result

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from spnas_jax import figures, network_figures, report_data
+from spnas_jax.console import say
 from spnas_jax.plot_style import DARK, LIGHT, Palette, kernel_colour, png
 from spnas_jax.report_data import Findings
 from spnas_jax.report_numbers import numbers
@@ -56,7 +57,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     for stage, result in found.results.items()
     if stage != 'report' and 'config_hash' in found.stage(stage)
   }
-  print(f'report: {workdir / "report/index.html"}, {len(names)} pictures')
+  say(f'report: {workdir / "report/index.html"}, {len(names)} pictures')
   return workdir.finish(
     'report',
     inputs,

@@ -18,6 +18,7 @@ from spnas_jax.build_table import (
   random_networks,
 )
 from spnas_jax.config import make_space
+from spnas_jax.console import say
 from spnas_jax.devices import Timing, open_device
 from spnas_jax.errors import UserError
 from spnas_jax.latency import LatencyTable
@@ -55,7 +56,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   networks, repeated = choose_networks(config, space, table)
   predicted = {name: table.predict(arch) for name, arch in networks.items()}
   rng = np.random.default_rng(config.seed)
-  print(f'validate_table: exporting {len(networks) + len(repeated)} networks')
+  say(f'validate_table: exporting {len(networks) + len(repeated)} networks')
   models = {
     name: network_tflite(arch, table.image_size, rng)
     for name, arch in {**networks, **repeated}.items()
@@ -73,7 +74,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   }
   result['verdict'] = verdict(result)
   workdir.write('validate_table.png', scatter_plot(result))
-  print(f'validate_table: {result["verdict"]}')
+  say(f'validate_table: {result["verdict"]}')
   result = workdir.finish(
     'validate_table', inputs, result, time.monotonic() - start
   )

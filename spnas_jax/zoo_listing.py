@@ -7,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from spnas_jax import zoo
+from spnas_jax.console import say
 from spnas_jax.latency import LatencyTable
 from spnas_jax.startup import ROOT
 from spnas_jax.workdir import Workdir
@@ -16,7 +17,7 @@ def run(config: ConfigDict, workdir: Workdir) -> list[dict[str, Any]]:
   """Prints the listing and keeps it in results.json."""
   del config  # The listing is of facts.
   rows = zoo.listing(LatencyTable.load(ROOT / 'latency' / 'pixel1.json'))
-  print(
+  say(
     f'{"name":24} {"parameters":>11} {"MACs at 224":>13} {"Pixel 1 ms":>11} '
     f'{"top-1 / top-5, published":>25}'
   )
@@ -27,8 +28,8 @@ def run(config: ConfigDict, workdir: Workdir) -> list[dict[str, Any]]:
     scores = ' / '.join(
       '-' if row[key] is None else f'{row[key]:.2f}' for key in ('top1', 'top5')
     )
-    print(f'{row["name"]:24} {params:>11} {macs:>13} {ms:>11} {scores:>25}')
+    say(f'{row["name"]:24} {params:>11} {macs:>13} {ms:>11} {scores:>25}')
     if row.get('note'):
-      print(f'  {row["note"]}')
+      say(f'  {row["note"]}')
   workdir.record('zoo', rows)
   return rows

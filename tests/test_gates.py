@@ -232,7 +232,7 @@ def test_official_starts_dead():
     )
     return decision.gates.sum(), decision
 
-  gradient, decision = jax.jit(jax.grad(total, has_aux=True))(jnp.zeros(60))
+  gradient, decision = tiny.jit(jax.grad(total, has_aux=True))(jnp.zeros(60))
   np.testing.assert_array_equal(decision.gates, 1.0)
   layer_of = np.array([gate.layer for gate in space.gates])
   # Layer 8 is the first of stage 3, still 240 channels wide; 480 from layer 9.
@@ -285,7 +285,7 @@ def test_relative_importance_starts_at_one(space):
   channels have more) in the tiny one, in numerator and reference: 5 sigma.
   """
   importances = np.asarray(
-    jax.jit(lambda p: relative_importance(space, p))(kernels_of(space))
+    tiny.jit(lambda p: relative_importance(space, p))(kernels_of(space))
   )
   smallest = 432 if len(space.layers) == 20 else 96
   atol = 5 * (2 / (2 * smallest)) ** 0.5

@@ -141,7 +141,7 @@ def compilations():
 
 def as_one_device(f):
   """`f` under the axis that steps expect, without pmap: [1, ...] in and out."""
-  return jax.jit(jax.vmap(f, in_axes=None, axis_size=1, axis_name=AXIS))
+  return tiny.jit(jax.vmap(f, in_axes=None, axis_size=1, axis_name=AXIS))
 
 
 # --- gradients of the search's objective --------------------------------------
@@ -303,7 +303,7 @@ def test_gate_samples_per_device_or_shared():
       return aux[1].gates
 
     mapped = jax.vmap(gates, in_axes=None, axis_size=4, axis_name=AXIS)
-    return np.asarray(jax.jit(mapped)(variables['params']))
+    return np.asarray(tiny.jit(mapped)(variables['params']))
 
   shared, own = draws('shared'), draws('per_device')
   assert np.all(shared == shared[0])
@@ -600,7 +600,7 @@ def trained(num_devices):
   net = ConvNet(arch, axis_name=AXIS, implementation='primitive')
   schedule = learning_rate_schedule(c, 10, 20)
   optimizer = weight_optimizer(c.optimizer, schedule)
-  variables = jax.jit(net.init)(jax.random.key(0), tiny.images(1, SMALL))
+  variables = tiny.jit(net.init)(jax.random.key(0), tiny.images(1, SMALL))
   state = TrainState.create(tiny.randomise(variables), optimizer)
   step = pmap_step(
     make_train_step(net, optimizer, schedule, c, seed=0),

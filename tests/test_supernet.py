@@ -40,13 +40,13 @@ def rich_variables():
 def jitted(net, train):
   """(variables, x, gates) -> (logits, batch statistics)."""
   if not train:
-    return jax.jit(lambda v, x, g: (net.apply(v, x, g), v['batch_stats']))
+    return tiny.jit(lambda v, x, g: (net.apply(v, x, g), v['batch_stats']))
 
   def apply(v, x, g):
     logits, updated = net.apply(v, x, g, train=True, mutable=['batch_stats'])
     return logits, updated['batch_stats']
 
-  return jax.jit(apply)
+  return tiny.jit(apply)
 
 
 def without_thresholds(variables):
@@ -245,7 +245,7 @@ def test_closed_subsets_are_not_trained():
       )
       return cross_entropy(logits, labels, 0.1)
 
-    return jax.jit(jax.grad(f))
+    return tiny.jit(jax.grad(f))
 
   got = jax.device_get(loss(plain_net(), stats, gates)(variables['params']))
   cut = inherit(PLAIN, decision, without_thresholds(variables))
@@ -310,7 +310,7 @@ def test_thresholds_start_at_zero_and_float32_rules_everything_kept():
   """Compute type bfloat16: parameters, statistics and logits stay float32."""
   net = plain_net(dtype='bfloat16')
   x, gates = tiny.images(2, PLAIN), jnp.ones(len(PLAIN.gates))
-  variables = jax.jit(net.init)(jax.random.key(0), x, gates)
+  variables = tiny.jit(net.init)(jax.random.key(0), x, gates)
   np.testing.assert_array_equal(variables['params']['thresholds'], 0.0)
   logits, stats = jitted(net, True)(variables, x, gates)
   for leaf in jax.tree.leaves((variables, logits, stats)):
