@@ -106,8 +106,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     say(
       f'compare_zoo: {len(rows)}/{len(entries)}  {entry.name} at width '
       f'{entry.width:g}  top-1 {100 * row["top1"]:.2f}%  '
-      f'{row["params"]:,} parameters',
-      flush=True,
+      f'{row["params"]:,} parameters'
     )
   for row, ms in zip(
     rows, _milliseconds(config, workdir, entries, device, table), strict=True

@@ -526,6 +526,12 @@ def check(config: ConfigDict) -> None:
     if value not in allowed_names:
       names = ', '.join(repr(name) for name in allowed_names)
       raise UserError(f'{field} is {value!r}, allowed: {names}')
+  for key in ('channels', 'layers', 'strides'):
+    if not config.space[key] or min(config.space[key]) < 1:
+      raise UserError(
+        f'space.{key} is {config.space[key]}, allowed: one or more whole '
+        'numbers above 0'
+      )
   for part in config.ablate.parts:
     if part not in ('kernels', 'gates', 'ranking'):
       raise UserError(

@@ -13,10 +13,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 
 from spnas_jax import tensorflow_setup
 from spnas_jax.checkpoint import Checkpoints
+from spnas_jax.console import say
 from spnas_jax.errors import Diverged
 from spnas_jax.parallel import replicate
 from spnas_jax.train_state import TrainState
@@ -69,7 +69,7 @@ def run_steps(
     )
     if checkpoints.latest is not None:
       state = checkpoints.restore(state)
-      logging.info('%s: resuming at step %d', stage, int(state.step))
+      say(f'{stage}: resuming at step {int(state.step)} of {total_steps}')
     else:
       state = replicate(state)
     first = int(state.step)

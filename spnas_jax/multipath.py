@@ -2,14 +2,13 @@
 
 What Single-Path NAS is compared with, over the same `SearchSpace`, data,
 latency table and recipe. All three methods weigh the same parallel paths; they
-differ in the weights' origin:
+differ in where the path weights come from:
 
-| | path weights | paths that run |
-|-|--------------|----------------|
-| darts | softmax of the path logits | all |
-| fbnet | softmax of (path logits + Gumbel noise) / tau, tau falls | all |
-| proxyless | 0 or 1, sampled from the softmax | one, or two of which one \
-is open for a step of the path logits |
+* darts: the softmax of the path logits; all paths run.
+* fbnet: the softmax of (path logits + Gumbel noise) / tau, where tau falls; all
+  paths run.
+* proxyless: 0 or 1, sampled from the softmax. One path runs in a step of the
+  weights, two in a step of the path logits, one of which is open.
 
 Of ProxylessNAS, the rescaling of a pair's logits that keeps the probabilities
 of the other paths where they were is left out: Adam moves those anyway.

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from spnas_jax import input_pipeline
+from spnas_jax import datasets, input_pipeline
 from spnas_jax.errors import UserError
 from spnas_jax.parallel import AXIS, check_divisible
 
@@ -33,6 +33,24 @@ def check_batch(section: str, batch_size: int) -> None:
     check_divisible(batch_size)
   except ValueError as e:
     raise UserError(f'{section}.batch_size is {e}') from e
+
+
+def check_data(config: ConfigDict, section: str) -> None:
+  """Refuses data that cannot be read or do not fill a batch.
+
+  For a stage to call before it leaves anything in the workdir.
+
+  Raises:
+    UserError: naming the key.
+  """
+  datasets.open_builder(config.dataset)
+  count = datasets.info(config.dataset).num_examples('train')
+  batch_size = config[section].batch_size
+  if batch_size > count:
+    raise UserError(
+      f'{section}.batch_size is {batch_size}, allowed: up to {count}, the '
+      'number of training images'
+    )
 
 
 def init_variables(model, image_size: int, channels: int, seed: int, *args):

@@ -20,7 +20,7 @@ from spnas_jax.gates import decide
 from spnas_jax.loop import run_steps, take
 from spnas_jax.parallel import pmap_eval, pmap_step, replicate
 from spnas_jax.projection import project
-from spnas_jax.run_setup import check_batch, device_batches
+from spnas_jax.run_setup import check_batch, check_data, device_batches
 from spnas_jax.search_record import (
   HISTORY,
   last_of_each_step,
@@ -59,9 +59,10 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   done = workdir.finished('search', inputs)
   if done is not None:
     return done
+  check_data(config, 'search')
+  search = make_search(config, space, table, target_ms)
   workdir.claim('search', inputs)
   start = time.monotonic()
-  search = make_search(config, space, table, target_ms)
   say(_opening(search, space, table, target_ms, low, high))
   evolving = config.search.method == 'evolution'
   state, history = _trained_supernet(search, config, workdir)

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from spnas_jax.console import say
 from spnas_jax.errors import UserError
 from spnas_jax.parallel import pmap_step
 
@@ -262,7 +263,7 @@ def find_largest_batch(
       fits(try_batch(program, devices, share), kind) for program in programs
     )
     verdict = 'fits' if tried[share] else 'does not fit'
-    print(f'compile: {share} images a device: {verdict}')
+    say(f'compile: {share} images a device: {verdict}')
     return tried[share]
 
   largest = bisect(good, start)

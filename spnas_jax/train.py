@@ -17,7 +17,12 @@ from spnas_jax.errors import UserError
 from spnas_jax.loop import run_steps
 from spnas_jax.optimizer import weight_optimizer
 from spnas_jax.parallel import AXIS, pmap_step
-from spnas_jax.run_setup import check_batch, device_batches, init_variables
+from spnas_jax.run_setup import (
+  check_batch,
+  check_data,
+  device_batches,
+  init_variables,
+)
 from spnas_jax.schedules import learning_rate_schedule
 from spnas_jax.search_record import load_inherited
 from spnas_jax.steps import make_train_step
@@ -52,7 +57,7 @@ def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
         f'({", ".join(zoo.names())}), the path of an architecture.json, a '
         f"block string, or '' after --stage=search ({path} does not exist)"
       )
-    arch = Architecture.from_json(path.read_text())
+    arch = _read_architecture(path)
   for name, wanted in (
     ('num_classes', facts.num_classes),
     ('input_channels', facts.channels),
@@ -63,6 +68,13 @@ def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
         f'dataset {config.dataset.name!r}'
       )
   return arch
+
+
+def _read_architecture(path: epath.Path) -> Architecture:
+  try:
+    return Architecture.from_json(path.read_text())
+  except (OSError, ValueError, UserError) as e:
+    raise UserError(f'architecture {str(path)!r} cannot be used: {e}') from e
 
 
 def train_network(
@@ -124,17 +136,27 @@ def train_network(
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """Stage `train`."""
   arch = resolve_architecture(config, workdir)
+  check_batch('train', config.train.batch_size)
   inputs = stage_inputs(
     config, 'seed', 'dataset', 'train', architecture=arch.to_string()
   )
+  if config.train.init == 'inherit':
+    supernet = workdir.results().get('search')
+    if supernet is None:
+      raise UserError(
+        f"train.init is 'inherit', but --workdir {workdir.path} holds no "
+        'finished search; run --stage=search'
+      )
+    inputs['supernet'] = supernet['params_sha256']
   done = workdir.finished('train', inputs)
   if done is not None:
     return done
-  workdir.claim('train', inputs)
-  start = time.monotonic()
+  check_data(config, 'train')
   variables = None
   if config.train.init == 'inherit':
     variables = load_inherited(config, workdir, arch)
+  workdir.claim('train', inputs)
+  start = time.monotonic()
   state = train_network(config, workdir, 'train', arch, variables)
   workdir.write('train/architecture.json', arch.to_json())
   return workdir.finish(
@@ -172,9 +194,7 @@ def load_trained(
     UserError: nothing was trained in the workdir.
   """
   trained_hash(workdir)
-  arch = Architecture.from_json(
-    (workdir / 'train' / 'architecture.json').read_text()
-  )
+  arch = _read_architecture(workdir / 'train' / 'architecture.json')
   model = ConvNet(arch)
   variables = init_variables(
     model, config.dataset.image_size, arch.input_channels, 0

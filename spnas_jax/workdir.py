@@ -20,6 +20,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from spnas_jax import config as config_lib
+from spnas_jax.console import say
 from spnas_jax.errors import UserError
 from spnas_jax.parallel import barrier
 
@@ -126,7 +127,7 @@ class Workdir:
     if not isinstance(result, dict) or 'config_hash' not in result:
       return None
     if result['config_hash'] == fingerprint(inputs):
-      print(f'{stage}: already complete in {self.path}')
+      say(f'{stage}: already complete in {self.path}')
       return result
     changed = differences(result.get('inputs', {}), inputs)
     raise UserError(

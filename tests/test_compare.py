@@ -15,6 +15,15 @@ from spnas_jax.latency import LatencyTable
 from spnas_jax.workdir import Workdir
 
 
+@pytest.fixture(autouse=True)
+def quick_to_compile():
+  """What runs here runs for a few steps."""
+  name = 'jax_disable_most_optimizations'
+  jax.config.update(name, True)
+  yield
+  jax.config.update(name, False)
+
+
 @pytest.fixture
 def config(tmp_path):
   """Two layers of two candidates at 8 px."""

@@ -16,9 +16,9 @@ batch 8 ('imagenet'), and those of small images at batch 64 ('small'). Each turn
 is one untimed call, after the other libraries' threads have gone to sleep, and
 one timed call.
 
-Prints one JSON object: medians and least times, their ratios, `total` over the layers of
-the ImageNet network, and `compile`, the seconds from Python to a program that
-holds all these layers, with the milliseconds it takes.
+Prints one JSON object: medians and least times, their ratios, `total` over the
+layers of the ImageNet network, and `compile`, the seconds from Python to a
+program that holds all these layers, with the milliseconds it takes.
 """
 
 from __future__ import annotations
