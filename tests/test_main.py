@@ -592,14 +592,6 @@ def diverge(config, folder, capsys) -> str:
   with pytest.raises(SystemExit) as stop:
     main.guarded(search.run, config, Workdir(folder))
   assert stop.value.code == 1
-  return capsys.readouterr().err.splitlines()[-1]
-
-
-def diverge(config, folder, capsys) -> str:
-  """The line with which a search stops, exit code 1."""
-  with pytest.raises(SystemExit) as stop:
-    main.guarded(search.run, config, Workdir(folder))
-  assert stop.value.code == 1
   assert not (folder / 'results.json').exists()
   assert not (folder / 'architecture.json').exists()
   return capsys.readouterr().err.splitlines()[-1]
