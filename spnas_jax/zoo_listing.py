@@ -19,16 +19,17 @@ def run(config: ConfigDict, workdir: Workdir) -> list[dict[str, Any]]:
   rows = zoo.listing(LatencyTable.load(ROOT / 'latency' / 'pixel1.json'))
   say(
     f'{"name":24} {"parameters":>11} {"MACs at 224":>13} {"Pixel 1 ms":>11} '
-    f'{"top-1 / top-5, published":>25}'
+    f'{"top-1 / top-5 %, published":>27}'
   )
   for row in rows:
     params = 'unknown' if row['params'] is None else f'{row["params"]:,}'
     macs = 'unknown' if row['macs'] is None else f'{row["macs"]:,}'
     ms = '-' if row['pixel1_ms'] is None else f'{row["pixel1_ms"]:.2f}'
     scores = ' / '.join(
-      '-' if row[key] is None else f'{row[key]:.2f}' for key in ('top1', 'top5')
+      '-' if row[key] is None else f'{100 * row[key]:.2f}'
+      for key in ('top1', 'top5')
     )
-    say(f'{row["name"]:24} {params:>11} {macs:>13} {ms:>11} {scores:>25}')
+    say(f'{row["name"]:24} {params:>11} {macs:>13} {ms:>11} {scores:>27}')
     if row.get('note'):
       say(f'  {row["note"]}')
   workdir.record('zoo', rows)
