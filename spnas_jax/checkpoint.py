@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import jax
@@ -66,7 +67,9 @@ class Checkpoints:
         )
       )
     except (ValueError, KeyError, TypeError, FileNotFoundError) as e:
-      reason = str(e).strip().splitlines()[0]
+      # Orbax's other failed reads would be reported at exit, page after page.
+      logging.getLogger('asyncio').setLevel(logging.CRITICAL)
+      reason = ' '.join(str(e).split())[:200]
       raise UserError(
         f'checkpoint {self._manager.directory}/{self.latest} does not fit this '
         f'configuration or is damaged ({reason}); use another --workdir, or '

@@ -19,6 +19,7 @@ from spnas_jax.objective import cross_entropy
 from spnas_jax.optimizer import weight_optimizer
 from spnas_jax.parallel import (
   AXIS,
+  average,
   check_divisible,
   pmap_eval,
   pmap_step,
@@ -503,7 +504,7 @@ def test_averages_hold_batch_statistics_too():
   """
   states, *_ = searched(4)
   start, after = states[:2]
-  for average, value in (
+  for averaged, value in (
     ('ema_params', 'params'),
     ('ema_batch_stats', 'batch_stats'),
   ):
@@ -511,7 +512,7 @@ def test_averages_hold_batch_statistics_too():
       lambda a, old, new: np.testing.assert_allclose(
         a, 0.1 * old + 0.9 * new, rtol=1e-5, atol=1e-6
       ),
-      getattr(after, average),
+      getattr(after, averaged),
       getattr(start, value),
       getattr(after, value),
     )
@@ -729,6 +730,26 @@ def test_eval_step_sums_over_devices():
     # Sums of 13 float32 numbers in another order.
     np.testing.assert_allclose(got[key], value, rtol=1e-5)
   assert got['count'] == 13
+
+
+def test_average_is_the_mean_of_every_leaf():
+  """Vectors travel in one array; each comes back as its own mean, in place."""
+  rng = np.random.default_rng(0)
+  tree = {
+    'a': rng.normal(size=(4, 3)),
+    'b': [rng.normal(size=(4, 2, 3)), rng.normal(size=4)],
+    'c': rng.normal(size=(4, 5)),
+  }
+  tree = jax.tree.map(np.float32, tree)
+  got = jax.vmap(average, axis_name=AXIS)(tree)
+  for own, whole in zip(
+    jax.tree.leaves(got), jax.tree.leaves(tree), strict=True
+  ):
+    assert own.shape == whole.shape
+    # The mean of four float32 numbers.
+    np.testing.assert_allclose(
+      own, np.broadcast_to(whole.mean(0), whole.shape), rtol=1e-5, atol=1e-7
+    )
 
 
 def test_batches_must_divide():
