@@ -1,144 +1,157 @@
-"""Several processes are one run: the same network, one set of files."""
+"""Several processes are one run: the same network, one set of files.
+
+Two processes of two devices each, over loopback, share a workdir. What they
+compute must not depend on how devices are shared out to processes.
+"""
 
 import shutil
 import socket
-import subprocess
 
+import jax
 import numpy as np
 import pytest
 import tiny_run
-from conftest import ROOT
 
-from spnas_jax.checkpoint import Checkpoints
-from spnas_jax.config import make_space
+from spnas_jax import startup
+from spnas_jax.errors import UserError
 from spnas_jax.search_record import load_supernet
 from spnas_jax.workdir import Workdir
 
-
-def run_together(commands_and_environments, timeout=400):
-  """Runs processes side by side; returns their (code, stdout, stderr)."""
-  processes = [
-    subprocess.Popen(
-      command,
-      cwd=ROOT,
-      env=environment,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for command, environment in commands_and_environments
-  ]
-  try:
-    return [(p.communicate(timeout=timeout), p.returncode) for p in processes]
-  finally:
-    for p in processes:
-      p.kill()
+# `all`, without the stages that need no devices.
+THREE_STAGES = (
+  "import main\nmain.ALL = ('search', 'train', 'evaluate')\nmain.main()\n"
+)
 
 
-def two_processes(stage, workdir, *arguments):
-  """One stage by 2 processes x 2 devices over loopback."""
+def run_together(command) -> list[tuple[int, str, str]]:
+  """The command in two processes; their (exit code, stdout, stderr)."""
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
-  return run_together(
-    [
-      (
-        tiny_run.command(stage, workdir, *arguments),
-        tiny_run.environment(
-          devices=2,
-          JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{port}',
-          JAX_NUM_PROCESSES='2',
-          JAX_PROCESS_ID=str(i),
-        ),
-      )
-      for i in range(2)
-    ]
-  )
+  processes = [
+    tiny_run.start(
+      command,
+      devices=2,
+      JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{port}',
+      JAX_NUM_PROCESSES='2',
+      JAX_PROCESS_ID=str(i),
+    )
+    for i in range(2)
+  ]
+  try:
+    said = [p.communicate(timeout=300) for p in processes]
+  finally:
+    for p in processes:
+      p.kill()
+  return [(p.returncode, *t) for p, t in zip(processes, said, strict=True)]
 
 
 def parameters(workdir):
   """Final parameters of a workdir's search."""
-  state = load_supernet(tiny_run.config(), Workdir(workdir))
-  assert make_space(tiny_run.config()).layers  # The config is the run's own.
-  return state.params
+  return load_supernet(tiny_run.config(), Workdir(workdir)).params
 
 
 @pytest.fixture(scope='module')
 def together(tmp_path_factory):
-  """A search and an evaluation by two processes."""
+  """A search, training and evaluation by two processes in one go, so that each
+  stage reads what the one before it has just left."""
   workdir = tmp_path_factory.mktemp('together') / 'run'
-  ends = [
-    two_processes(stage, workdir) for stage in ('search', 'train', 'evaluate')
-  ]
-  for stage in ends:
-    for (_, err), code in stage:
-      assert code == 0, err[-2000:]
+  command = tiny_run.command('all', workdir)
+  ends = run_together([command[0], '-c', THREE_STAGES, *command[2:]])
+  for code, _, err in ends:
+    assert code == 0, err[-2000:]
   return workdir, ends
 
 
 def assert_same(a, b):
-  """Equal up to the order in which sums over devices are taken.
+  """Equal but for the order in which a batch's sums are taken.
 
-  16 steps of RMSProp carry float32 rounding of those sums (1e-7) into the
-  weights; its root of small accumulators enlarges it some hundred times.
+  Gates, dropout and the order of the data are the same to the bit, and batch
+  norm is over the global batch. But 2 x 2, 4 and 1 devices add up gradients and
+  statistics in different orders, which float32 rounds differently, by about
+  1e-7; 16 steps that divide by roots of small accumulators enlarge that some
+  hundred times.
   """
-  import jax
-
   for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
     np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
 
 
-def test_two_processes_find_what_one_finds(together, tmp_path):
-  """2 processes x 2 devices = 1 process x 4 devices = 1 x 1."""
+def test_two_processes_find_what_one_finds(together):
+  """2 processes x 2 devices = 1 process x 4 devices."""
   workdir, _ = together
-  ours = parameters(workdir)
-  assert_same(ours, parameters(tiny_run.finished()))
-  ((_, code),) = run_together(
-    [
-      (
-        tiny_run.command('search', tmp_path / 'one'),
-        tiny_run.environment(devices=1),
-      )
-    ]
-  )
-  assert code == 0
-  assert_same(ours, parameters(tmp_path / 'one'))
+  whole = tiny_run.finished()
+  assert_same(parameters(workdir), parameters(whole))
+  ours, theirs = tiny_run.results(workdir), tiny_run.results(whole)
+  assert ours['search']['architecture'] == theirs['search']['architecture']
+  for stage, key in (
+    ('search', 'final_cross_entropy'),
+    ('search', 'expected_ms'),
+    ('evaluate', 'cross_entropy'),
+  ):
+    assert ours[stage][key] == pytest.approx(theirs[stage][key], rel=1e-3)
+
+
+def test_one_device_finds_the_same(together, tmp_path):
+  """2 processes x 2 devices = 1 process x 1 device."""
+  workdir, _ = together
+  done = tiny_run.run(tiny_run.command('search', tmp_path), devices=1)
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert tiny_run.results(tmp_path)['search']['platform']['num_devices'] == 1
+  assert_same(parameters(workdir), parameters(tmp_path))
 
 
 def test_one_process_writes_and_speaks(together):
-  """Process 1 leaves results and progress to process 0."""
+  """Process 1 leaves results, events and progress to process 0."""
   workdir, ends = together
   results = tiny_run.results(workdir)
-  assert results['search']['platform']['num_processes'] == 2
-  assert results['search']['platform']['num_devices'] == 4
-  for stage in ends:
-    (out, err), _ = stage[1]
-    assert 'search:' not in out and 'images/s' not in err
-  assert not list(workdir.glob('.*'))  # No half-written file is left.
+  for stage in ('search', 'train', 'evaluate'):
+    assert results[stage]['platform']['num_processes'] == 2
+    assert results[stage]['platform']['num_devices'] == 4
+  (_, out0, err0), (_, out1, err1) = ends
+  assert 'search: found' in out0 and 'images/s' in err0
+  assert 'search:' not in out1 and 'images/s' not in err1
+  for stage in ('search', 'train'):
+    assert len(list((workdir / stage / 'events').iterdir())) == 1
+  assert not list(workdir.rglob('.*'))  # No half-written file is left.
 
 
 def test_every_example_is_scored_once(together):
-  """Over both processes, 50 test images and no padding."""
+  """50 images in batches of 24, of which each process takes a half: neither the
+  filling of the last batch nor an image twice is counted."""
   workdir, _ = together
-  assert tiny_run.results(workdir)['evaluate']['num_examples'] == 50
+  examples = tiny_run.get_config().dataset.test_examples
+  assert tiny_run.results(workdir)['evaluate']['num_examples'] == examples
 
 
 def test_both_processes_resume(together, tmp_path):
-  """An interrupted search of two processes ends in the same parameters."""
+  """From the checkpoint they wrote together, to the same bits."""
   workdir, _ = together
   again = tmp_path / 'run'
   shutil.copytree(workdir, again)
   (again / 'results.json').unlink()
-  with Checkpoints(Workdir(again) / 'search' / 'checkpoints') as checkpoints:
-    last = checkpoints.latest
-  shutil.rmtree(again / 'search' / 'checkpoints' / str(last))
-  for (_, err), code in two_processes('search', again):
+  checkpoints = again / 'search' / 'checkpoints'
+  shutil.rmtree(checkpoints / str(tiny_run.STEPS))
+  before = max(int(path.name) for path in checkpoints.iterdir())
+  ends = run_together(tiny_run.command('search', again))
+  for code, _, err in ends:
     assert code == 0, err[-2000:]
-  import jax
+  assert f'resuming at step {before} of' in ends[0][1]
+  ours, theirs = (tiny_run.results(w)['search'] for w in (again, workdir))
+  for key in ('params_sha256', 'final_cross_entropy', 'architecture'):
+    assert ours[key] == theirs[key], key
 
-  for x, y in zip(
-    jax.tree.leaves(parameters(workdir)),
-    jax.tree.leaves(parameters(again)),
-    strict=True,
-  ):
-    np.testing.assert_array_equal(x, y)
+
+@pytest.mark.parametrize('missing', ['JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'])
+def test_incomplete_variables_are_named(missing, monkeypatch):
+  """Without them this process would wait for others that never come."""
+  monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', '127.0.0.1:1')
+  monkeypatch.setenv('JAX_NUM_PROCESSES', '2')
+  monkeypatch.setenv('JAX_PROCESS_ID', '0')
+  for value in (None, 'two'):
+    if value is None:
+      monkeypatch.delenv(missing)
+    else:
+      monkeypatch.setenv(missing, value)
+    with pytest.raises(UserError, match='JAX_COORDINATOR_ADDRESS is set') as e:
+      startup.prepare_jax()
+    assert (value or missing) in str(e.value)
