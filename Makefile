@@ -1,6 +1,6 @@
 # make demo   everything on the embedded digits data set, into runs/demo
 # make test   lint, types, tests (under 15 minutes on two cores)
-# make test-all also the slow ones; make bench: what is timed
+# make test-all also the slow ones
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -8,6 +8,9 @@ DEMO = runs/demo
 
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# Temporary files of libraries and tests stay inside the clone too.
+export TMPDIR := $(CURDIR)/.cache/tmp
+$(shell mkdir -p $(TMPDIR))
 
 .PHONY: demo test test-all lint setup clean
 

@@ -363,9 +363,10 @@ def test_without_adb(binary, monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which('adb') is None, reason='adb is not installed')
-def test_real_adb_without_a_phone(binary, monkeypatch):
+def test_real_adb_without_a_phone(binary, monkeypatch, tmp_path):
   # A server of its own, so that one in use here is neither seen nor stopped.
   monkeypatch.setenv('ANDROID_ADB_SERVER_PORT', '15037')
+  monkeypatch.setenv('HOME', str(tmp_path))  # It keeps keys and a socket.
   try:
     listing = device_adb._adb('devices')
     if '\t' in listing:
