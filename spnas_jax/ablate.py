@@ -32,6 +32,7 @@ from spnas_jax.loop import take
 from spnas_jax.objective import cross_entropy
 from spnas_jax.parallel import AXIS, replicate
 from spnas_jax.random_search import score_from_scratch
+from spnas_jax.run_setup import check_data
 from spnas_jax.search_record import load_supernet
 from spnas_jax.search_setup import load_table, make_search, resolve_target
 from spnas_jax.search_step import Search
@@ -50,6 +51,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   done = workdir.finished('ablate', inputs)
   if done is not None:
     return done
+  check_data(config, 'train')
   workdir.claim('ablate', inputs)
   start = time.monotonic()
   parts = {'kernels': shared_kernels, 'gates': gates, 'ranking': ranking}

@@ -38,7 +38,7 @@ from spnas_jax.input_pipeline import prefetch_to_devices
 from spnas_jax.latency import LatencyTable
 from spnas_jax.loop import run_steps
 from spnas_jax.parallel import AXIS, pmap_step, replicate
-from spnas_jax.run_setup import check_batch, device_batches
+from spnas_jax.run_setup import check_batch, check_data, device_batches
 from spnas_jax.search_setup import load_table, search_inputs
 from spnas_jax.tpu_compiler import (
   GIB,
@@ -73,6 +73,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   done = workdir.finished('compare', inputs)
   if done is not None:
     return done
+  check_data(config, 'search')
   workdir.claim('compare', inputs)
   start = time.monotonic()
   # A search by evolution has no thresholds to train; all here are by gradient.

@@ -23,6 +23,7 @@ from spnas_jax.devices import Device, open_device
 from spnas_jax.errors import UserError
 from spnas_jax.latency import LatencyTable
 from spnas_jax.random_search import found_network, score_from_scratch
+from spnas_jax.run_setup import check_data
 from spnas_jax.search_setup import load_table
 from spnas_jax.table_entries import network_tflite
 from spnas_jax.workdir import Workdir, differences, fingerprint, stage_inputs
@@ -93,6 +94,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   done = workdir.finished(STAGE, inputs)
   if done is not None:
     return done
+  check_data(config, 'train')
   workdir.claim(STAGE, shared)
   start = time.monotonic()
   luck = results.get(RANDOM)

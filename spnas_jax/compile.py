@@ -16,12 +16,8 @@ from ml_collections import ConfigDict
 
 from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.console import say
-from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
-from spnas_jax.optimizer import weight_optimizer
-from spnas_jax.parallel import AXIS
 from spnas_jax.run_setup import init_variables
-from spnas_jax.schedules import learning_rate_schedule
 from spnas_jax.search_setup import (
   create_state,
   load_table,
@@ -38,7 +34,7 @@ from spnas_jax.tpu_compiler import (
   tpu_devices,
   try_batch,
 )
-from spnas_jax.train import resolve_architecture
+from spnas_jax.train import resolve_architecture, training_parts
 from spnas_jax.train_state import TrainState
 from spnas_jax.workdir import Workdir, stage_inputs
 
@@ -119,15 +115,7 @@ def train_program(config: ConfigDict, workdir: Workdir) -> tuple[Program, str]:
   """The training step of the configured network, and the network's name."""
   arch = resolve_architecture(config, workdir)
   recipe = config.train
-  per_epoch = dataset_facts(config).steps_per_epoch(recipe.batch_size)
-  total = max(1, round(recipe.epochs * per_epoch))
-  schedule = learning_rate_schedule(recipe, per_epoch, total)
-  optimizer = weight_optimizer(recipe.optimizer, schedule)
-  model = ConvNet(
-    arch,
-    dtype=recipe.dtype,
-    axis_name=AXIS if recipe.sync_batch_norm else None,
-  )
+  model, optimizer, schedule = training_parts(config, arch)
 
   def create() -> TrainState:
     variables = init_variables(

@@ -21,6 +21,7 @@ from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
 from spnas_jax.evaluate import convnet_eval_step, score_split
 from spnas_jax.latency import LatencyTable
+from spnas_jax.run_setup import check_data
 from spnas_jax.search_setup import load_table, resolve_target, search_inputs
 from spnas_jax.space import SearchSpace
 from spnas_jax.train import train_network
@@ -83,6 +84,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   done = workdir.finished('random_search', inputs)
   if done is not None:
     return done
+  check_data(config, 'train')
   workdir.claim('random_search', inputs)
   start = time.monotonic()
   networks = draw(

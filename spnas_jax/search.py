@@ -167,10 +167,8 @@ def _trained_supernet(search: Search, config: ConfigDict, workdir: Workdir):
   other = config.search.evolution.supernet
   if config.search.method != 'evolution' or not other:
     return _run_steps(search, config, workdir)
-  source = Workdir(other)
-  state = load_supernet(config, source)
-  history = load_history(source)
-  return state, last_of_each_step(history)
+  history = last_of_each_step(load_history(Workdir(other)))
+  return load_supernet(config, workdir), history
 
 
 def _evolve(search, config, state, table, target_ms, own):

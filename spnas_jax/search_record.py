@@ -89,14 +89,17 @@ def save_gates(workdir: Workdir, gates: np.ndarray) -> None:
 
 
 def load_supernet(config: ConfigDict, workdir: Workdir) -> TrainState:
-  """The finished search's state.
+  """The finished search's state, from where its supernet was trained.
 
   Raises:
     UserError: the workdir holds no finished search.
   """
+  other = config.search.evolution.supernet
+  if config.search.method == 'evolution' and other:
+    workdir = Workdir(other)
   if 'search' not in workdir.results():
     raise UserError(
-      f'--workdir {workdir.path} holds no finished search; run --stage=search'
+      f'{workdir.path} holds no finished search; run --stage=search'
     )
   space = make_space(config)
   table = load_table(config)

@@ -21,7 +21,7 @@ from spnas_jax.search_step import Search
 from spnas_jax.space import SearchSpace
 from spnas_jax.supernet import SuperNet
 from spnas_jax.train_state import TrainState
-from spnas_jax.workdir import stage_inputs
+from spnas_jax.workdir import Workdir, stage_inputs
 
 
 def load_table(config: ConfigDict) -> LatencyTable:
@@ -142,7 +142,21 @@ def create_state(search: Search, config: ConfigDict) -> TrainState:
 
 
 def search_inputs(config: ConfigDict, table: LatencyTable) -> dict[str, Any]:
-  """What the result of a search depends on."""
+  """What the result of a search depends on.
+
+  Raises:
+    UserError: another search's supernet is wanted and is not finished.
+  """
+  supernet = {}
+  other = config.search.evolution.supernet
+  if config.search.method == 'evolution' and other:
+    trained = Workdir(other).results().get('search')
+    if trained is None:
+      raise UserError(
+        f'search.evolution.supernet is {other!r}, must be the workdir of a '
+        'finished search'
+      )
+    supernet['supernet'] = trained['params_sha256']
   return stage_inputs(
     config,
     'seed',
@@ -151,4 +165,5 @@ def search_inputs(config: ConfigDict, table: LatencyTable) -> dict[str, Any]:
     'search',
     'evaluate.split',
     table=hashlib.sha256(table.to_json().encode()).hexdigest()[:16],
+    **supernet,
   )

@@ -11,7 +11,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from spnas_jax import config as config_lib
-from spnas_jax import datasets
+from spnas_jax import config_rules, datasets
 from spnas_jax.errors import UserError
 from spnas_jax.workdir import Workdir
 
@@ -25,7 +25,7 @@ def start(config: ConfigDict, workdir: str) -> tuple[ConfigDict, Workdir]:
     UserError: a key or a value is not allowed, or the workdir cannot be used.
   """
   check_keys(config, config_lib.default_config())
-  config_lib.check(config)
+  config_rules.check(config)
   datasets.check(config.dataset)
   logging.set_verbosity(logging.WARNING)
   prepare_jax()

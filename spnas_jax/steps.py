@@ -130,8 +130,9 @@ def make_train_step(
 def score(logits: Array, labels: Array, mask: Array) -> dict[str, Array]:
   """Sums over the examples whose mask is 1: count, top1, top5, cross_entropy.
 
-  An example counts for top-5 if fewer than five classes score higher than its
-  own (all of them where there are no more than five classes).
+  Top-1 is the class that a user of argmax gets, so constant logits are right by
+  luck only. An example counts for top-5 if fewer than five classes score higher
+  than its own (all of them where there are no more than five classes).
   """
   own = jnp.take_along_axis(logits, labels[:, None], 1)
   # Written so that NaN, which compares with nothing, ranks last, not first.
@@ -140,7 +141,7 @@ def score(logits: Array, labels: Array, mask: Array) -> dict[str, Array]:
   ce = -jnp.take_along_axis(log_probability, labels[:, None], 1)[:, 0]
   return {
     'count': mask.sum(),
-    'top1': ((rank < 1) * mask).sum(),
+    'top1': ((rank < 1) * (logits.argmax(-1) == labels) * mask).sum(),
     'top5': ((rank < 5) * mask).sum(),
     'cross_entropy': (ce * mask).sum(),
   }

@@ -77,6 +77,20 @@ def _read_architecture(path: epath.Path) -> Architecture:
     raise UserError(f'architecture {str(path)!r} cannot be used: {e}') from e
 
 
+def training_parts(config: ConfigDict, arch: Architecture):
+  """(network, optimizer, learning rate by step) under `config.train`."""
+  recipe = config.train
+  per_epoch = dataset_facts(config).steps_per_epoch(recipe.batch_size)
+  total = max(1, round(recipe.epochs * per_epoch))
+  schedule = learning_rate_schedule(recipe, per_epoch, total)
+  model = ConvNet(
+    arch,
+    dtype=recipe.dtype,
+    axis_name=AXIS if recipe.sync_batch_norm else None,
+  )
+  return model, weight_optimizer(recipe.optimizer, schedule), schedule
+
+
 def train_network(
   config: ConfigDict,
   workdir: Workdir,
@@ -98,16 +112,9 @@ def train_network(
   recipe = config.train
   seed = config.seed if seed is None else seed
   check_batch('train', recipe.batch_size)
-  facts = dataset_facts(config)
-  per_epoch = facts.steps_per_epoch(recipe.batch_size)
+  per_epoch = dataset_facts(config).steps_per_epoch(recipe.batch_size)
   total = max(1, round(recipe.epochs * per_epoch))
-  schedule = learning_rate_schedule(recipe, per_epoch, total)
-  optimizer = weight_optimizer(recipe.optimizer, schedule)
-  model = ConvNet(
-    arch,
-    dtype=recipe.dtype,
-    axis_name=AXIS if recipe.sync_batch_norm else None,
-  )
+  model, optimizer, schedule = training_parts(config, arch)
   if variables is None:
     variables = init_variables(
       model, config.dataset.image_size, arch.input_channels, seed

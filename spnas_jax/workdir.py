@@ -12,14 +12,13 @@ import json
 import os
 import platform
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import jax
 from etils import epath
 from ml_collections import ConfigDict
 
-from spnas_jax import config as config_lib
+from spnas_jax import config_rules
 from spnas_jax.console import say
 from spnas_jax.errors import UserError
 from spnas_jax.parallel import barrier
@@ -210,7 +209,7 @@ def stage_inputs(config: ConfigDict, *fields: str, **extra) -> dict[str, Any]:
       flat[name] = value
 
   for field in fields:
-    visit(field, config_lib.get(config, field))
+    visit(field, config_rules.get(config, field))
   return {**flat, **extra}
 
 
@@ -246,6 +245,3 @@ def versions() -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:
       continue
   return found
-
-
-StageRunner = Callable[[ConfigDict, Workdir], dict[str, Any]]

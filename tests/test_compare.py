@@ -9,7 +9,8 @@ import tiny
 
 from main import STAGES
 from spnas_jax import compare
-from spnas_jax.config import check, default_config, make_space
+from spnas_jax.config import default_config, make_space
+from spnas_jax.config_rules import check
 from spnas_jax.errors import UserError
 from spnas_jax.latency import LatencyTable
 from spnas_jax.workdir import Workdir

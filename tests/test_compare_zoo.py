@@ -7,7 +7,7 @@ import shutil
 import pytest
 import tiny_run
 
-from spnas_jax import compare_zoo, random_search, zoo
+from spnas_jax import compare_zoo, config_rules, random_search, zoo
 from spnas_jax import config as config_lib
 from spnas_jax.devices import Device
 from spnas_jax.errors import UserError
@@ -204,4 +204,4 @@ def test_refuses_what_is_not_there(key, value):
   config = config_lib.default_config()
   config.compare_zoo[key] = value
   with pytest.raises(UserError, match=rf'compare_zoo\.{key} has .*allowed'):
-    config_lib.check(config)
+    config_rules.check(config)

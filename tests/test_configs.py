@@ -19,7 +19,7 @@ import tiny_run
 
 import main
 from spnas_jax import config as config_lib
-from spnas_jax import datasets, startup, zoo
+from spnas_jax import config_rules, datasets, startup, zoo
 from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.errors import UserError
 from spnas_jax.schedules import learning_rate_schedule
@@ -75,7 +75,7 @@ def test_the_configs_that_the_readme_names_are_there():
 def test_loads_and_passes_the_checks(path, variant, tmp_path):
   config = get(path, variant, tmp_path)
   startup.check_keys(config, config_lib.default_config())
-  config_lib.check(config)
+  config_rules.check(config)
   datasets.check(config.dataset)
   space, facts = make_space(config), dataset_facts(config)
   assert space.num_classes == facts.num_classes

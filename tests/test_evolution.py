@@ -7,7 +7,7 @@ import pytest
 import tiny
 import tiny_run
 
-from spnas_jax import search
+from spnas_jax import search, train
 from spnas_jax.errors import UserError
 from spnas_jax.evolution import Evolution
 from spnas_jax.workdir import Workdir
@@ -96,3 +96,37 @@ def test_evolution_needs_a_target(tmp_path):
   config = tiny_run.config(search__method='evolution', search__lambda_=1.0)
   with pytest.raises(UserError, match=r'search\.lambda_'):
     search.run(config, Workdir(tmp_path))
+
+
+def test_evolution_over_another_searchs_supernet(tmp_path):
+  """No training: the finished search's weights, found again to inherit from."""
+  source = tiny_run.finished()
+  config = tiny_run.config(
+    search__method='evolution',
+    search__evolution__supernet=str(source),
+    search__evolution__population=3,
+    search__evolution__generations=1,
+    search__evolution__front_points=0,
+    search__evolution__images=32,
+    search__slack=0.2,
+    train__init='inherit',
+    train__epochs=0.5,
+  )
+  workdir = Workdir(tmp_path / 'run')
+  result = search.run(config, workdir)
+  trained = tiny_run.results(source)['search']
+  assert result['params_sha256'] == trained['params_sha256']
+  assert not (workdir / 'search' / 'checkpoints').exists()
+  assert train.run(config, workdir)['steps'] == 2
+
+
+def test_a_supernet_that_is_not_there_is_refused(tmp_path):
+  """Before anything is left in the workdir."""
+  config = tiny_run.config(
+    search__method='evolution',
+    search__evolution__supernet=str(tmp_path / 'nothing'),
+  )
+  workdir = Workdir(tmp_path / 'run')
+  with pytest.raises(UserError, match=r'search\.evolution\.supernet is'):
+    search.run(config, workdir)
+  assert not list(workdir.path.iterdir())

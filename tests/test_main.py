@@ -19,7 +19,7 @@ import tiny_run
 
 import main
 from spnas_jax import config as config_lib
-from spnas_jax import datasets, evaluate, search, startup, train
+from spnas_jax import config_rules, datasets, evaluate, search, startup, train
 from spnas_jax.checkpoint import Checkpoints
 from spnas_jax.errors import UserError
 from spnas_jax.search_setup import create_state, make_search
@@ -228,20 +228,20 @@ def test_every_stage_has_a_module_and_all_runs_them_in_order(monkeypatch):
 # --- the configuration --------------------------------------------------------
 
 
-@pytest.mark.parametrize('field', sorted(config_lib._RANGES))
+@pytest.mark.parametrize('field', sorted(config_rules.RANGES))
 def test_every_range_is_enforced(field):
   """Just inside both ends is accepted, just outside is refused by name."""
-  low, high = config_lib._RANGES[field]
+  low, high = config_rules.RANGES[field]
   section, _, key = field.rpartition('.')
 
   def check(value):
     config = tiny_run.get_config()
-    target = config_lib.get(config, section) if section else config
+    target = config_rules.get(config, section) if section else config
     target[key] = value
-    config_lib.check(config)
+    config_rules.check(config)
 
   kind = config_lib.default_config()
-  kind = (config_lib.get(kind, section) if section else kind).get_type(key)
+  kind = (config_rules.get(kind, section) if section else kind).get_type(key)
   step = 1 if kind is int else 1e-3
   wrong = [kind(low - step)]
   if np.isfinite(high):
@@ -255,17 +255,17 @@ def test_every_range_is_enforced(field):
     check(kind(low))
 
 
-@pytest.mark.parametrize('field', sorted(config_lib._CHOICES))
+@pytest.mark.parametrize('field', sorted(config_rules.CHOICES))
 def test_every_choice_is_enforced(field):
   section, _, key = field.rpartition('.')
-  for value in (*config_lib._CHOICES[field], 'something else'):
+  for value in (*config_rules.CHOICES[field], 'something else'):
     config = tiny_run.get_config()
-    (config_lib.get(config, section) if section else config)[key] = value
+    (config_rules.get(config, section) if section else config)[key] = value
     if value == 'something else':
       with pytest.raises(UserError, match=rf'^{field} is .*allowed: '):
-        config_lib.check(config)
+        config_rules.check(config)
     else:
-      config_lib.check(config)
+      config_rules.check(config)
 
 
 @pytest.mark.parametrize(
@@ -290,9 +290,9 @@ def test_every_choice_is_enforced(field):
 def test_other_rules_are_enforced(field, value, words):
   config = tiny_run.get_config()
   section, _, key = field.rpartition('.')
-  config_lib.get(config, section)[key] = value
+  config_rules.get(config, section)[key] = value
   with pytest.raises(UserError, match=words) as e:
-    config_lib.check(config)
+    config_rules.check(config)
     datasets.check(config.dataset)
   assert field in str(e.value)
 
@@ -316,7 +316,7 @@ def test_a_config_file_cannot_set_what_is_not_there(field, value, words):
   """A config file may set any attribute; a typo must not pass silently."""
   config = config_lib.default_config().copy_and_resolve_references()
   section, _, key = field.rpartition('.')
-  target = config_lib.get(config, section) if section else config
+  target = config_rules.get(config, section) if section else config
   with target.ignore_type():
     target[key] = value
   with pytest.raises(UserError) as e:

@@ -697,6 +697,12 @@ def test_score_of_ties():
   assert got['top5'] == 2 and got['top1'] == 1
 
 
+def test_constant_logits_are_no_skill():
+  """A dead network answers one class always: right one time in ten."""
+  got = score(jnp.zeros((10, 10)), jnp.arange(10), jnp.ones(10))
+  assert got['top1'] == 1
+
+
 def test_score_of_few_classes():
   """Of five classes or fewer every label is among the first five."""
   logits = jnp.array([[3.0, 2.0, 1.0]])
