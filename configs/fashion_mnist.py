@@ -27,8 +27,8 @@ def get_config():
   config.space.strides = (2, 2, 1)
   config.space.head_channels = 128
 
-  config.search.epochs = 8.0
-  config.search.warmup_epochs = 3.0
+  config.search.epochs = 4.0
+  config.search.warmup_epochs = 1.5
   config.search.batch_size = 128
   config.search.lr_warmup_epochs = 0.2
   config.search.checkpoint_epochs = 1.0

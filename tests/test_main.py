@@ -8,6 +8,7 @@ traceback. None of them changes anything in the workdir.
 import importlib.util
 import json
 import os
+import platform
 import shutil
 import sys
 
@@ -184,6 +185,24 @@ def test_help_is_readable_and_needs_no_jax():
   for stage in ('all', *main.STAGES):
     assert stage in done.stdout
   assert done.stdout.split()[-1] == 'False'
+
+
+@pytest.mark.skipif(
+  platform.libc_ver()[0] != 'glibc', reason='a switch of glibc'
+)
+def test_a_process_starts_again_with_huge_pages_once(monkeypatch):
+  """With the same command line, and only where nobody chose otherwise."""
+  started = []
+  monkeypatch.setattr(main.os, 'execv', lambda *args: started.append(args))
+  monkeypatch.setattr(sys, 'orig_argv', ['python', 'main.py', '--stage=zoo'])
+  monkeypatch.setenv('GLIBC_TUNABLES', '')  # So that it is put back.
+  monkeypatch.delenv('GLIBC_TUNABLES')
+  main.use_huge_pages()
+  assert os.environ['GLIBC_TUNABLES'] == 'glibc.malloc.hugetlb=1'
+  main.use_huge_pages()
+  assert started == [
+    (sys.executable, [sys.executable, 'main.py', '--stage=zoo'])
+  ]
 
 
 def test_a_mistake_of_the_program_exits_1_with_its_traceback():

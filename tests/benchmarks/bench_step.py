@@ -1,0 +1,310 @@
+"""Milliseconds of a search step, against training one compact network.
+
+  python -m tests.benchmarks.bench_step [--torch_python=peers/bin/python]
+    [--cases=imagenet_224,imagenet_32,fashion_mnist] [--rounds=11]
+
+Takes turns, one timed step in each round:
+
+  search  the search step of the supernet: gates, masks, runtime term and
+          thresholds, optimizer and moving average
+  train   this project's training step of the space's largest network
+  torch   PyTorch's training step of that network: channels_last, cross-entropy,
+          RMSProp, in the environment of requirements-peers.txt; left out
+          without --torch_python
+
+Cases: the ImageNet space with batch 8 at 224 px and batch 32 at 32 px, and
+configs/fashion_mnist.py with its own batch. float32; images are made up and lie
+in memory. The others' threads sleep before each turn.
+
+Prints one JSON object: medians, least times, ratios of medians, seconds of
+compilation with an empty cache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
+PAUSE_SECONDS = 0.05
+# Case -> (config module, image size, batch); None = the config's own.
+CASES: dict[str, tuple[str, int | None, int | None]] = {
+  'imagenet_224': ('imagenet_search', 224, 8),
+  'imagenet_32': ('imagenet_search', 32, 32),
+  'fashion_mnist': ('fashion_mnist', None, None),
+}
+
+
+def timed(step: Callable[[], Any]) -> float:
+  """Milliseconds of one call."""
+  time.sleep(PAUSE_SECONDS)
+  start = time.perf_counter()
+  step()
+  return (time.perf_counter() - start) * 1e3
+
+
+# --- ours ---------------------------------------------------------------------
+
+
+def our_steps(case: str):
+  """({'search', 'train'} -> step, seconds of compilation, architecture,
+  image size, batch)."""
+  import jax
+  import numpy as np
+
+  from spnas_jax.config import make_space
+  from spnas_jax.latency import LatencyTable
+  from spnas_jax.parallel import pmap_step, replicate
+  from spnas_jax.run_setup import init_variables
+  from spnas_jax.search_setup import create_state, make_search, resolve_target
+  from spnas_jax.search_step import make_search_step
+  from spnas_jax.steps import make_train_step
+  from spnas_jax.train import training_parts
+  from spnas_jax.train_state import TrainState
+
+  module, size, batch = CASES[case]
+  config = importlib.import_module(f'configs.{module}').get_config()
+  config.search.dtype = config.train.dtype = 'float32'
+  # Resolved before the size is changed: a table is of one size.
+  space, table = make_space(config), LatencyTable.load(config.latency_table)
+  target_ms, _, _ = resolve_target(config, space, table)
+  config.dataset.image_size = size or config.dataset.image_size
+  config.search.batch_size = batch or config.search.batch_size
+  search = make_search(config, space, table, target_ms)
+  for key in set(config.train) & set(config.search):
+    config.train[key] = config.search[key]
+  arch = space.largest
+  model, optimizer, schedule = training_parts(config, arch)
+  variables = init_variables(
+    model, config.dataset.image_size, arch.input_channels, 0
+  )
+  rng = np.random.default_rng(0)
+  shape = (
+    1,
+    config.search.batch_size,
+    config.dataset.image_size,
+    config.dataset.image_size,
+    arch.input_channels,
+  )
+  data = {
+    'image': rng.normal(size=shape).astype(np.float32),
+    'label': rng.integers(arch.num_classes, size=shape[:2], dtype=np.int32),
+  }
+  parts = {
+    'search': (make_search_step(search), create_state(search, config)),
+    'train': (
+      make_train_step(model, optimizer, schedule, config.train, 0),
+      TrainState.create(variables, optimizer),
+    ),
+  }
+  steps, seconds = {}, {}
+  for name, (step, state) in parts.items():
+    start = time.perf_counter()
+    run, state = pmap_step(step), replicate(state)
+    compiled = run.lower(state, data).compile()
+    seconds[name] = round(time.perf_counter() - start, 2)
+    steps[name] = _stepper(jax, compiled, state, data)
+  return steps, seconds, arch, config.dataset.image_size, shape[1]
+
+
+def _stepper(jax, compiled, state, data) -> Callable[[], Any]:
+  data = jax.device_put_sharded(
+    [jax.tree.map(lambda x: x[0], data)], jax.devices()[:1]
+  )
+
+  def step():
+    nonlocal state
+    state, _ = compiled(state, data)
+    jax.block_until_ready(state)
+
+  return step
+
+
+# --- theirs -------------------------------------------------------------------
+
+
+class Torch:
+  """PyTorch in a process of its own: a step and its milliseconds per line."""
+
+  def __init__(self, python: str, arch, size: int, batch: int, threads: int):
+    self._process = subprocess.Popen(
+      [python, pathlib.Path(__file__), '--serve'],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+    )
+    network = dataclasses.asdict(arch)
+    network.pop('provenance')
+    self.version = self._ask(
+      {'arch': network, 'size': size, 'batch': batch, 'threads': threads}
+    )
+
+  def __call__(self) -> float:
+    return self._ask('step')
+
+  def _ask(self, message: Any) -> Any:
+    assert self._process.stdin is not None
+    assert self._process.stdout is not None
+    print(json.dumps(message), file=self._process.stdin, flush=True)
+    return json.loads(self._process.stdout.readline())
+
+  def close(self) -> None:
+    """Ends the process."""
+    assert self._process.stdin is not None
+    self._process.stdin.close()
+    self._process.wait()
+
+
+def serve() -> None:
+  """The other end of `Torch`."""
+  import torch
+  from torch import nn
+
+  setup = json.loads(sys.stdin.readline())
+  torch.set_num_threads(setup['threads'])
+  arch, batch, size = setup['arch'], setup['batch'], setup['size']
+
+  def conv(inputs, outputs, kernel=1, stride=1, groups=1, act=True):
+    layers = [
+      nn.Conv2d(
+        inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False
+      ),
+      nn.BatchNorm2d(outputs),
+    ]
+    return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if act else []))
+
+  class MBConv(nn.Module):
+    def __init__(self, block):
+      super().__init__()
+      inputs, outputs = block['in_channels'], block['out_channels']
+      mid = inputs * block['expansion']
+      self.residual = inputs == outputs and block['stride'] == 1
+      kernel, stride = block['kernel'], block['stride']
+      expand = [conv(inputs, mid)] if block['op'] == 'ir' else []
+      self.body = nn.Sequential(
+        *expand,
+        conv(mid, mid, kernel, stride, groups=mid),
+        conv(mid, outputs, act=False),
+      )
+
+    def forward(self, x):
+      return x + self.body(x) if self.residual else self.body(x)
+
+  last = arch['blocks'][-1]['out_channels']
+  model = nn.Sequential(
+    conv(
+      arch['input_channels'],
+      arch['stem_channels'],
+      arch['stem_kernel'],
+      arch['stem_stride'],
+    ),
+    *(MBConv(block) for block in arch['blocks']),
+    conv(last, arch['head_channels']),
+    nn.AdaptiveAvgPool2d(1),
+    nn.Flatten(),
+    nn.Linear(arch['head_channels'], arch['num_classes']),
+  ).to(memory_format=torch.channels_last)
+  loss = nn.CrossEntropyLoss(label_smoothing=0.1)
+  optimizer = torch.optim.RMSprop(
+    model.parameters(), lr=1e-3, alpha=0.9, momentum=0.9, eps=1e-3
+  )
+  images = torch.randn(batch, arch['input_channels'], size, size)
+  images = images.to(memory_format=torch.channels_last)
+  labels = torch.randint(arch['num_classes'], (batch,))
+
+  def step():
+    optimizer.zero_grad(set_to_none=True)
+    loss(model(images), labels).backward()
+    optimizer.step()
+
+  print(json.dumps(torch.__version__), flush=True)
+  for _ in sys.stdin:
+    print(json.dumps(timed(step)), flush=True)
+
+
+# --- both ---------------------------------------------------------------------
+
+
+def measure(case: str, rounds: int, torch_python: str | None) -> dict[str, Any]:
+  """Medians of one case."""
+  steps, seconds, arch, size, batch = our_steps(case)
+  contenders: dict[str, Callable[[], float]] = {
+    name: (lambda step=step: timed(step)) for name, step in steps.items()
+  }
+  torch = None
+  if torch_python:
+    threads = len(os.sched_getaffinity(0))
+    torch = Torch(torch_python, arch, size, batch, threads)
+    contenders['torch'] = torch
+  load = os.getloadavg()[0]
+  for _ in range(2):
+    for contender in contenders.values():
+      contender()
+  times: dict[str, list[float]] = {name: [] for name in contenders}
+  for _ in range(rounds):
+    for name, contender in contenders.items():
+      times[name].append(contender())
+  if torch:
+    torch.close()
+  median = {name: statistics.median(own) for name, own in times.items()}
+  ratios = {'search_over_train': median['search'] / median['train']}
+  if torch:
+    ratios['search_over_torch'] = median['search'] / median['torch']
+    ratios['train_over_torch'] = median['train'] / median['torch']
+  return {
+    'image_size': size,
+    'batch': batch,
+    'median_ms': {name: round(ms, 2) for name, ms in median.items()},
+    'least_ms': {name: round(min(own), 2) for name, own in times.items()},
+    'ratios': {name: round(ratio, 3) for name, ratio in ratios.items()},
+    'compile_seconds': seconds,
+    'load': [round(load, 2), round(os.getloadavg()[0], 2)],
+    'torch': torch.version if torch else None,
+  }
+
+
+def main() -> None:
+  """Measures and prints."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--cases', default=','.join(CASES))
+  parser.add_argument('--rounds', type=int, default=11)
+  parser.add_argument('--torch_python', help='an interpreter that has PyTorch')
+  parser.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
+  args = parser.parse_args()
+  if args.serve:
+    serve()
+    return
+  import jax
+
+  # Compiling is measured, so nothing may come from a cache.
+  jax.config.update('jax_enable_compilation_cache', False)
+  result = {
+    'machine': {
+      'processor': platform.processor() or platform.machine(),
+      'cores': len(os.sched_getaffinity(0)),
+      'jax': jax.__version__,
+      'malloc': os.environ.get('GLIBC_TUNABLES', ''),
+    },
+    'cases': {
+      case: measure(case, args.rounds, args.torch_python)
+      for case in args.cases.split(',')
+    },
+  }
+  print(json.dumps(result, indent=2))
+
+
+if __name__ == '__main__':
+  main()

@@ -1,0 +1,180 @@
+"""Runs every timing benchmark, one after the other, and writes benchmarks.md.
+
+  make bench                        (TORCH_PYTHON=peers/bin/python for PyTorch)
+  python -m tests.benchmarks.run_all [--only=bench_step,bench_input]
+
+Each script's JSON goes to results/<script>.json with versions, load and date;
+benchmarks.md is written from whatever results there are, so one script can be
+repeated alone. Scripts whose figures need PyTorch leave them out without it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from spnas_jax.workdir import versions
+
+HERE = pathlib.Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+Figures = Iterator[tuple[str, str]]
+
+
+def step(r: dict[str, Any]) -> Figures:
+  for case, own in r['cases'].items():
+    what = f'{case}, batch {own["batch"]} at {own["image_size"]} px'
+    yield f'{what}: search step', f'{own["median_ms"]["search"]:.0f} ms'
+    for name, ratio in own['ratios'].items():
+      yield f'{what}: {name.replace("_over_", " / ")}', f'{ratio:.3f}'
+
+
+def compile_(r: dict[str, Any]) -> Figures:
+  for name in ('cold', 'cached'):
+    own = r[name]
+    yield (
+      f'compile the search step, {r["case"]}, {name}',
+      f'{own["total_s"]:.1f} s wall, {own["total_cpu_s"]:.1f} s CPU',
+    )
+
+
+def pipeline(r: dict[str, Any]) -> Figures:
+  yield (
+    'Fashion-MNIST search step: with input pipeline / data on the device',
+    f'{r["pipeline_over_on_device"]:.3f}',
+  )
+
+
+def depthwise(r: dict[str, Any]) -> Figures:
+  for name, value in r['total']['median'].items():
+    if '_over_' in name:
+      yield (
+        'depthwise convolutions of the ImageNet network, both directions: '
+        + name.replace('_over_', ' / '),
+        f'{value:.3f}',
+      )
+
+
+def input_(r: dict[str, Any]) -> Figures:
+  yield (
+    'JPEG records at 224 px, images a CPU second: ours / usual tf.data',
+    f'{r["ours_over_usual"]:.2f}',
+  )
+  yield 'share of decoding in it', f'{r["decode_share_of_ours"]:.2f}'
+
+
+def export(r: dict[str, Any]) -> Figures:
+  models = r['models']
+  yield (
+    "MobileNetV2 TFLite: ours / Keras' export, ms",
+    f'{r["ours_over_keras"]:.3f}',
+  )
+  yield (
+    'MobileNetV2 TFLite: float32 / int8, ms',
+    f'{models["float32"]["ms"] / models["int8"]["ms"]:.2f}',
+  )
+
+
+def multipath(r: dict[str, Any]) -> Figures:
+  size = f'batch {r["batch_size"]} at {r["image_size"]} px'
+  for method, row in r['methods'].items():
+    if method != 'single_path':
+      own = row['factors']
+      yield (
+        f'{method} / single path, {size}',
+        ', '.join(f'{key} {value:.2f}' for key, value in own.items()),
+      )
+
+
+# Script -> what to say of its JSON.
+SCRIPTS: dict[str, Callable[[dict[str, Any]], Figures]] = {
+  'bench_step': step,
+  'bench_compile': compile_,
+  'bench_pipeline': pipeline,
+  'bench_depthwise': depthwise,
+  'bench_multipath': multipath,
+  'bench_input': input_,
+  'bench_export': export,
+}
+WITH_TORCH = ('bench_step', 'bench_depthwise')
+
+
+def run(script: str) -> None:
+  """Runs a script and keeps what it prints."""
+  command = [sys.executable, '-m', f'tests.benchmarks.{script}']
+  torch = os.environ.get('TORCH_PYTHON')
+  if torch and script in WITH_TORCH:
+    command.append(f'--torch_python={torch}')
+  start, load = time.monotonic(), os.getloadavg()
+  done = subprocess.run(
+    command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
+  )
+  text = done.stdout[done.stdout.index('{') :]
+  result = {
+    'result': json.loads(text),
+    'command': ' '.join(['python', *command[1:3]]),
+    'date': datetime.date.today().isoformat(),
+    'machine': f'{platform.machine()}, {os.cpu_count()} CPUs',
+    'versions': versions(),
+    'load_before_and_after': [round(load[0], 2), round(os.getloadavg()[0], 2)],
+    'seconds': round(time.monotonic() - start, 1),
+  }
+  path = HERE / 'results' / f'{script}.json'
+  path.parent.mkdir(exist_ok=True)
+  path.write_text(json.dumps(result, indent=1) + '\n')
+
+
+def markdown() -> str:
+  """All results as one table."""
+  lines = [
+    '# Benchmarks',
+    '',
+    'Written by `make bench`; medians of interleaved rounds. Machines are',
+    'shared: compare ratios, not milliseconds. Raw figures: `results/`.',
+    '',
+    '| what | figure | command | date, load before and after |',
+    '|---|---|---|---|',
+  ]
+  used: dict[str, None] = {}
+  for script, say in SCRIPTS.items():
+    path = HERE / 'results' / f'{script}.json'
+    if not path.exists():
+      lines.append(f'| {script} | not run | | |')
+      continue
+    kept = json.loads(path.read_text())
+    before, after = kept['load_before_and_after']
+    for what, figure in say(kept['result']):
+      lines.append(
+        f'| {what} | {figure} | `{kept["command"]}` | {kept["date"]}, '
+        f'{before} and {after} |'
+      )
+    packages = ', '.join(f'{k} {v}' for k, v in kept['versions'].items())
+    used[f'{kept["machine"]}; {packages}'] = None
+  return '\n'.join([*lines, '', *(f'* {text}' for text in used), ''])
+
+
+def main() -> None:
+  """Runs and writes."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--only', help='scripts, separated by commas')
+  args = parser.parse_args()
+  for script in args.only.split(',') if args.only else SCRIPTS:
+    if script:
+      print(script, flush=True)
+      run(script)
+  (HERE / 'benchmarks.md').write_text(markdown())
+  print(f'wrote {HERE / "benchmarks.md"}')
+
+
+if __name__ == '__main__':
+  main()
