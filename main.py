@@ -104,18 +104,23 @@ def run(argv: list[str]) -> None:
   from spnas_jax import startup
 
   config, workdir = startup.start(_CONFIG.value, _WORKDIR.value)
+  workdir.lock()
   for stage in ALL if _STAGE.value == 'all' else (_STAGE.value,):
     # Imported only when chosen: a report needs no TensorFlow.
     importlib.import_module(f'spnas_jax.{STAGES[stage]}').run(config, workdir)
 
 
 def guarded(call, *args):
-  """Wrong input ends in one line and exit code 2, a diverged run in 1."""
+  """Ends in one line: wrong input with exit code 2, a diverged run with 1,
+  Ctrl-C with 130."""
   try:
     return call(*args)
   except (UserError, Diverged) as e:
     print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
     sys.exit(2 if isinstance(e, UserError) else 1)
+  except KeyboardInterrupt:
+    print('stopped; the same command goes on from here', file=sys.stderr)
+    sys.exit(130)
 
 
 def use_huge_pages() -> None:

@@ -11,6 +11,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import sys
 import uuid
 from typing import Any
 
@@ -69,6 +70,29 @@ class Workdir:
 
   def __truediv__(self, name: str) -> epath.Path:
     return self.path / name
+
+  def lock(self) -> None:
+    """Keeps other runs out of the folder until this process ends.
+
+    Buckets have no locks, and neither has Windows: nothing happens there.
+
+    Raises:
+      UserError: another run is in it.
+    """
+    remote = '://' in os.fspath(self.path)
+    if sys.platform == 'win32' or remote or jax.process_index() != 0:
+      return
+    import fcntl
+
+    # Never closed: the lock goes with the process, however it ends.
+    self._lock = os.open(os.fspath(self.path), os.O_RDONLY)
+    try:
+      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+      raise UserError(
+        f'--workdir {self.path} is in use by another run; wait for it, or give '
+        'another --workdir'
+      ) from e
 
   # --- files ------------------------------------------------------------------
 

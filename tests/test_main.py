@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import sys
 
 import jax
@@ -203,6 +204,45 @@ def test_a_process_starts_again_with_huge_pages_once(monkeypatch):
   assert started == [
     (sys.executable, [sys.executable, 'main.py', '--stage=zoo'])
   ]
+
+
+def test_a_workdir_in_use_is_refused(tmp_path):
+  """Two runs would write over each other's files. The lock goes with its
+  process and leaves nothing behind."""
+  before = tiny_run.snapshot(tmp_path)
+  command = tiny_run.command('report', tmp_path)
+  # Held by a child, so that the lock ends for certain.
+  with subprocess.Popen(
+    [
+      *(sys.executable, '-c'),
+      'import sys; from spnas_jax.workdir import Workdir\n'
+      'w = Workdir(sys.argv[1]); w.lock(); print("locked", flush=True)\n'
+      'sys.stdin.read()',
+      str(tmp_path),
+    ],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    cwd=tiny_run.ROOT,
+    text=True,
+  ) as holder:
+    assert holder.stdout.readline() == 'locked\n'
+    done = tiny_run.run(command)
+    assert done.returncode == 2
+    assert 'is in use by another run' in one_line(done.stderr)
+    holder.kill()
+  Workdir(tmp_path).lock()
+  assert tiny_run.snapshot(tmp_path) == before
+
+
+def test_ctrl_c_ends_in_one_line(capsys):
+  def interrupted():
+    raise KeyboardInterrupt
+
+  with pytest.raises(SystemExit) as stop:
+    main.guarded(interrupted)
+  assert stop.value.code == 130
+  error = capsys.readouterr().err
+  assert error == 'stopped; the same command goes on from here\n'
 
 
 def test_a_mistake_of_the_program_exits_1_with_its_traceback():
