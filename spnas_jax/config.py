@@ -181,6 +181,10 @@ def _search() -> ConfigDict:
 
 def _train() -> ConfigDict:
   c = _recipe()
+  # Alpha of mixup's Beta distribution (0.2 is usual); 0 = no mixup.
+  c.mixup = 0.0
+  # Probability that a rectangle of an image is erased, fraction.
+  c.random_erasing = 0.0
   # Weights at the start: 'scratch', or 'inherit' from the search's supernet.
   c.init = 'scratch'
   return c

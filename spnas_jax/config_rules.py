@@ -52,6 +52,8 @@ RANGES: dict[str, tuple[float, float]] = {
   'ablate.images': (1, math.inf),
   'ablate.num_networks': (2, math.inf),
   'ablate.ranking_images': (1, math.inf),
+  'train.mixup': (0, math.inf),
+  'train.random_erasing': (0, 1),
   'evaluate.batch_size': (1, math.inf),
   'export.calibration_images': (1, math.inf),
   'export.check_images': (1, math.inf),

@@ -140,6 +140,10 @@ def default_config() -> ConfigDict:
   # Evaluation resizes whole images; with 'inception' the central square of
   # 7/8 of the short side.
   config.augment = 'crop'
+  # RandAugment behind 'inception': operations for each image (2 is usual, 0 =
+  # none) and their strength, 0 to 10.
+  config.randaugment_operations = 0
+  config.randaugment_magnitude = 9.0
   # Padding on each side before 'crop' and 'crop_flip', in output pixels.
   config.crop_padding = 3
   # How images are resized: 'bilinear' or 'bicubic'.
@@ -179,6 +183,7 @@ def check(dataset_config: ConfigDict) -> None:
     ('train_examples', 0),
     ('test_examples', 0),
     ('shuffle_buffer', 1),
+    ('randaugment_operations', 0),
   ):
     if dataset_config[key] < least:
       raise UserError(
@@ -187,6 +192,20 @@ def check(dataset_config: ConfigDict) -> None:
   if not 0 <= dataset_config.holdout < 1:
     raise UserError(
       f'dataset.holdout={dataset_config.holdout}: allowed is 0 to below 1.'
+    )
+  if not 0 <= dataset_config.randaugment_magnitude <= 10:
+    raise UserError(
+      'dataset.randaugment_magnitude='
+      f'{dataset_config.randaugment_magnitude}: allowed is 0 to 10.'
+    )
+  if (
+    dataset_config.randaugment_operations
+    and dataset_config.augment != 'inception'
+  ):
+    raise UserError(
+      'dataset.randaugment_operations='
+      f'{dataset_config.randaugment_operations}: must be 0 unless '
+      "dataset.augment='inception'."
     )
   if dataset_config.cache and dataset_config.augment == 'inception':
     raise UserError(

@@ -19,6 +19,7 @@ from spnas_jax import (
   dataset_store,
   datasets,
   preprocessing,
+  rand_augment,
   tensorflow_setup,
 )
 from spnas_jax.errors import UserError
@@ -214,6 +215,15 @@ class _ImageReader:
       )
     if augment in ('crop_flip', 'inception'):
       image = preprocessing.random_flip(image, flip_seed)
+    operations = self._config.randaugment_operations
+    if operations:
+      # A seed of its own: without RandAugment crops and flips stay the same.
+      image = rand_augment.rand_augment(
+        image,
+        tf.random.experimental.stateless_fold_in(seed, 2),
+        operations,
+        self._config.randaugment_magnitude,
+      )
     return image
 
   def plain(self, encoded: Any) -> Any:

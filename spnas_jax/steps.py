@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array, lax
 
+from spnas_jax.batch_augmentation import mixup, random_erasing
 from spnas_jax.objective import cross_entropy, objective
 from spnas_jax.optimizer import decayed, moving_average
 from spnas_jax.parallel import AXIS, average
@@ -92,16 +93,28 @@ def make_train_step(
   def train_step(state: TrainState, batch: dict[str, Array]):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     mask = dropout_mask(key, recipe.dropout, batch['label'].shape[0], features)
+    images, weight = batch['image'], jnp.float32(1)
+    if recipe.random_erasing:
+      own = jax.random.fold_in(key, 1)
+      images = random_erasing(own, images, recipe.random_erasing)
+    if recipe.mixup:
+      images, weight = mixup(jax.random.fold_in(key, 2), images, recipe.mixup)
+
+    def smoothed(logits, labels):
+      return cross_entropy(logits, labels, recipe.label_smoothing)
 
     def loss(params):
       logits, updated = model.apply(
         {'params': params, 'batch_stats': state.batch_stats},
-        batch['image'],
+        images,
         train=True,
         dropout_mask=mask,
         mutable=['batch_stats'],
       )
-      ce = cross_entropy(logits, batch['label'], recipe.label_smoothing)
+      ce = smoothed(logits, batch['label'])
+      if recipe.mixup:
+        other = smoothed(logits, batch['label'][::-1])
+        ce = weight * ce + (1 - weight) * other
       terms = objective(
         ce, jnp.float32(1), 0.0, decayed(params, False), recipe.weight_decay
       )

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny
 
+from spnas_jax.batch_augmentation import mixup
 from spnas_jax.config import default_config
 from spnas_jax.controller import Controller, ControllerState
 from spnas_jax.convnet import ConvNet
@@ -642,6 +643,45 @@ def test_train_step_learns_every_parameter():
   assert states[-1].step == 3
   for m in metrics:
     assert m['loss'] > m['cross_entropy'] > 0
+
+
+def test_mixup_and_erasing_reach_the_step():
+  """Mixup's loss is the blend of both labels' losses, under the step's own
+  images; erasing everything it may leaves another loss than erasing nothing."""
+  c = default_config().train
+  c.update(batch_size=BATCH, label_smoothing=0.1, weight_decay=0.0, dropout=0.0)
+  net = ConvNet(SMALL.smallest, axis_name=AXIS, implementation='primitive')
+  optimizer = weight_optimizer(c.optimizer, lambda step: 0.0)
+  variables = tiny.jit(net.init)(jax.random.key(0), tiny.images(1, SMALL))
+  # On the host: a step donates its state.
+  variables = jax.device_get(tiny.randomise(variables))
+  (batch,) = batches(1, 1)
+
+  def ce(**changes):
+    own = c.copy_and_resolve_references()
+    own.update(changes)
+    step = pmap_step(
+      make_train_step(net, optimizer, lambda step: 0.0, own, seed=0),
+      devices=jax.local_devices()[:1],
+    )
+    state = TrainState.create(variables, optimizer)
+    return float(step(state, batch)[1]['cross_entropy'])
+
+  key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 2)
+  images, weight = mixup(key, batch['image'][0], 0.5)
+
+  def expected(labels):
+    logits, _ = net.clone(axis_name=None).apply(
+      variables, images, train=True, mutable=['batch_stats']
+    )
+    return float(cross_entropy(logits, labels, 0.1))
+
+  labels = batch['label'][0]
+  wanted = weight * expected(labels) + (1 - weight) * expected(labels[::-1])
+  assert ce(mixup=0.5) == pytest.approx(float(wanted), rel=1e-5)
+  plain = ce()
+  assert abs(plain - wanted) > 1e-4
+  assert abs(ce(random_erasing=1.0) - plain) > 1e-4
 
 
 @pytest.mark.parametrize('rate', [0.2, 0.75])
