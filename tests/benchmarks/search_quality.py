@@ -42,7 +42,7 @@ import scipy.stats
 from ml_collections import ConfigDict
 
 from spnas_jax.architecture import Architecture
-from spnas_jax.config import make_space
+from spnas_jax.config import default_config, make_space
 from spnas_jax.latency import LatencyTable
 from spnas_jax.random_search import draw, score_from_scratch
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
@@ -211,13 +211,21 @@ def configuration(row: Row, runs: pathlib.Path) -> ConfigDict:
 
 
 def identity(row: Row, config: ConfigDict) -> str:
-  """Hash of everything but paths that a row depends on."""
+  """Hash of a row's settings: table, and every key that is not the default.
+
+  A new key with a default that changes nothing leaves old rows valid; whoever
+  changes a default deletes them.
+  """
   sections = ['dataset', 'space']
   sections += ['train'] if row.kind == 'train' else ['search']
-  inputs = stage_inputs(config, *sections)
-  inputs.pop('search.evolution.supernet', None)
+  default = stage_inputs(default_config(), *sections)
+  changed = {
+    key: value
+    for key, value in stage_inputs(config, *sections).items()
+    if value != default[key] and key != 'search.evolution.supernet'
+  }
   table = LatencyTable.load(config.latency_table)
-  return fingerprint({**inputs, 'table': table.to_json(), 'row': row.key})
+  return fingerprint({**changed, 'table': table.to_json(), 'row': row.key})
 
 
 # --- what a row does ----------------------------------------------------------
