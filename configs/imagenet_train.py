@@ -9,6 +9,10 @@ Trains the network that the paper found; any other zoo network with
 --config.architecture='' for the one that configs/imagenet_search.py left in the
 workdir.
 
+Later recipes' extras are off: --config.dataset.randaugment_operations=2,
+--config.train.mixup=0.2, --config.train.random_erasing=0.25,
+--config.train.optimizer=adamw, --config.train.schedule=cosine.
+
 Needs: imagenet2012 prepared by tfds (`tfds build imagenet2012`, which asks for
 the archives, 144 GB downloaded by hand).
 Hardware: batch 1024, meant for 8 TPU cores (128 images each; batch norm is per
