@@ -480,7 +480,7 @@ def _against_random(results):
       ]
       cells[3] = f'{found.mean():.2f} ({", ".join(f"{x:.2f}" for x in found)})'
       cells[4] = (
-        f'{found.mean() - random.mean():+.2f} ± {np.hypot(*errors, 0):.2f}'
+        f'{found.mean() - random.mean():+.2f} ± {np.hypot(*errors):.2f}'
         if len(errors) == 2
         else f'{found.mean() - random.mean():+.2f}'
       )
