@@ -545,7 +545,7 @@ def _tau(results):
     return ''
   scored = r['networks']
   top1 = {
-    share: top1_by_network(results, 'random', share).mean(1)
+    share: np.nanmean(top1_by_network(results, 'random', share), 1)
     for share in TRAINED_SHARES
   }
   trained = np.array([top1[n['share']][n['index']] for n in scored])
