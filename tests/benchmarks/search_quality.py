@@ -488,7 +488,7 @@ def _against_random(results):
       ]
       cells[3] = f'{found.mean():.2f} ({", ".join(f"{x:.2f}" for x in found)})'
       cells[4] = (
-        f'{found.mean() - random.mean():+.2f} ± {np.hypot(*errors, 0):.2f}'
+        f'{found.mean() - random.mean():+.2f} ± {np.hypot(*errors):.2f}'
         if len(errors) == 2
         else f'{found.mean() - random.mean():+.2f}'
       )
@@ -553,7 +553,7 @@ def _tau(results):
     return ''
   scored = r['networks']
   top1 = {
-    share: top1_by_network(results, 'random', share).mean(1)
+    share: np.nanmean(top1_by_network(results, 'random', share), 1)
     for share in TRAINED_SHARES
   }
   trained = np.array([top1[n['share']][n['index']] for n in scored])
