@@ -85,15 +85,12 @@ def activate(x: Array, name: str) -> Array:
 
 
 class BatchNorm(nn.Module):
-  """Batch norm over batch, height and width, statistics in float32.
-
-  `gate` [] multiplies the output; inside the affine it costs nothing.
-  """
+  """Batch norm over batch, height and width, statistics in float32."""
 
   style: Style
 
   @nn.compact
-  def __call__(self, x: Array, train: bool, gate: Array | None = None) -> Array:
+  def __call__(self, x: Array, train: bool) -> Array:
     shape = (x.shape[-1],)
     scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
@@ -114,17 +111,11 @@ class BatchNorm(nn.Module):
       mean, var = mean_.value, var_.value
     factor = scale * lax.rsqrt(var + self.style.epsilon)
     offset = bias - mean * factor
-    if gate is not None:
-      factor, offset = gate * factor, gate * offset
     return x * factor.astype(x.dtype) + offset.astype(x.dtype)
 
 
 class Conv(nn.Module):
-  """k x k convolution without bias, SAME or symmetric padding.
-
-  `input_scale` [C] multiplies the input's channels, by way of the kernel: the
-  activations, and the gradient's sums over them, are left alone.
-  """
+  """k x k convolution without bias, SAME or symmetric padding."""
 
   features: int
   kernel: int
@@ -133,13 +124,12 @@ class Conv(nn.Module):
   groups: int = 1
 
   @nn.compact
-  def __call__(self, x: Array, input_scale: Array | None = None) -> Array:
+  def __call__(self, x: Array) -> Array:
     k, inputs = self.kernel, x.shape[-1]
     shape = (k, k, inputs // self.groups, self.features)
-    kernel = self.param('kernel', stem_normal, shape, jnp.float32, self.groups)
-    if input_scale is not None:
-      kernel = kernel * input_scale[:, None]
-    kernel = kernel.astype(x.dtype)
+    kernel = self.param(
+      'kernel', stem_normal, shape, jnp.float32, self.groups
+    ).astype(x.dtype)
     if k == 1 and self.groups == 1 and self.style.implementation == 'auto':
       return jnp.einsum('bhwi,io->bhwo', x, kernel[0, 0])
     pads: Any = 'SAME'
@@ -240,8 +230,11 @@ class MBConv(nn.Module):
   ) -> Array:
     block, style = self.block, self.style
 
-    def norm(name, y, act=True, gate=None):
-      y = BatchNorm(style, name=name)(y, train, gate)
+    def scaled(y, factor):
+      return y * factor.astype(y.dtype)
+
+    def norm(name, y, act=True):
+      y = BatchNorm(style, name=name)(y, train)
       return activate(y, style.activation) if act else y
 
     y = x
@@ -256,11 +249,9 @@ class MBConv(nn.Module):
       y, gates.transform
     )
     y = norm('depthwise_bn', y)
-    channels = gates.channels
+    if gates.channels is not None:
+      y = scaled(y, gates.channels)
     if block.squeeze_channels:
-      if channels is not None:
-        # Squeezing sees closed channels as zeros, too.
-        y, channels = y * channels.astype(y.dtype), None
       factor = SqueezeExcite(block.squeeze_channels, style, name='squeeze')(y)
       if gates.squeeze is not None:
         gate = gates.squeeze.astype(y.dtype)
@@ -268,9 +259,10 @@ class MBConv(nn.Module):
       y = y * factor
     y = Conv(
       block.out_channels, 1, 1, style, block.groups, name='project_conv'
-    )(y, channels)
-    # The gate commutes with the activation: it is 0 or positive.
-    y = norm('project_bn', y, act=block.op == 'dsa', gate=gates.keep)
+    )(y)
+    y = norm('project_bn', y, act=block.op == 'dsa')
+    if gates.keep is not None:
+      y = scaled(y, gates.keep)
     return x + y if block.residual else y
 
 
