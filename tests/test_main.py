@@ -260,7 +260,9 @@ def test_a_mistake_of_the_program_exits_1_with_its_traceback():
 # --- dispatch -----------------------------------------------------------------
 
 
-def test_every_stage_has_a_module_and_all_runs_them_in_order(monkeypatch):
+def test_every_stage_has_a_module_and_all_runs_them_in_order(
+  monkeypatch, tmp_path
+):
   """A name that is listed but cannot be run would only show when it is used."""
   for module in main.STAGES.values():
     assert importlib.util.find_spec(f'spnas_jax.{module}'), module
@@ -274,14 +276,16 @@ def test_every_stage_has_a_module_and_all_runs_them_in_order(monkeypatch):
       ran.append((self.name, config, workdir))
 
   monkeypatch.setattr(main.importlib, 'import_module', Stage)
-  monkeypatch.setattr(startup, 'start', lambda config, path: (config, path))
+  monkeypatch.setattr(
+    startup, 'start', lambda config, path: (config, Workdir(tmp_path / path))
+  )
   argv = ['main.py', '--config=tests/tiny_run.py', '--workdir=somewhere']
   monkeypatch.setattr(sys, 'argv', argv)
   monkeypatch.chdir(tiny_run.ROOT)
   main.run(main.parse_flags(argv))
   stages = ['search', 'train', 'evaluate', 'export', 'profile', 'report']
   assert [name for name, _, _ in ran] == [f'spnas_jax.{s}' for s in stages]
-  assert {path for _, _, path in ran} == {'somewhere'}
+  assert {workdir.path.name for _, _, workdir in ran} == {'somewhere'}
 
 
 # --- the configuration --------------------------------------------------------
