@@ -9,7 +9,7 @@ DEMO = runs/demo
 
 export JAX_PLATFORMS ?= cpu
 export TF_CPP_MIN_LOG_LEVEL ?= 3
-# As main.py does for itself: huge pages, a third off every step on a CPU.
+# As main.py does for itself: huge pages make steps on a CPU faster.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # Temporary files of libraries and tests stay inside the clone too.
 export TMPDIR := $(CURDIR)/.cache/tmp

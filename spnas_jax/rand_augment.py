@@ -2,8 +2,9 @@
 
 Needed because the library versions draw from hidden state: here everything
 follows from a seed of two integers, so an interrupted run goes on with the very
-images it would have seen. Strengths are those of the authors' code, magnitude 0
-to 10. Imported only where records are read.
+images it would have seen. Magnitude 0 to 10, with the limits of the authors'
+code; unlike there every operation grows stronger with it, and cutout is left to
+`train.random_erasing`. Imported only where records are read.
 """
 
 from __future__ import annotations

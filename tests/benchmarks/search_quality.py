@@ -389,7 +389,7 @@ def _process(row: Row, runs: pathlib.Path, core: int) -> subprocess.Popen:
       ],
       stdout=log,
       stderr=log,
-      # As main.py does; a third off the step here.
+      # As main.py does for itself.
       env={'GLIBC_TUNABLES': 'glibc.malloc.hugetlb=1', **os.environ},
     )
 
