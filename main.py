@@ -128,8 +128,8 @@ def use_huge_pages() -> None:
 
   A step allocates and frees some hundred MB on a CPU; with larger pages it took
   a quarter less time on two cores, two fifths less on one (docs/search.md). The
-  switch is read before a process starts. Where the variable is set already, whatever to, and
-  on other systems nothing happens.
+  switch is read before a process starts. Where the variable is set already,
+  whatever to, and on other systems nothing happens.
   """
   if platform.libc_ver()[0] == 'glibc' and 'GLIBC_TUNABLES' not in os.environ:
     os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'

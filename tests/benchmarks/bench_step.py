@@ -58,8 +58,12 @@ def timed(step: Callable[[], Any]) -> float:
 
 
 def our_steps(case: str):
-  """({'search', 'train'} -> step, seconds of compilation, architecture,
-  image size, batch)."""
+  """Both steps of a case.
+
+  Returns:
+    ({'search', 'train'} -> step, the same -> seconds of compilation, the
+    largest network, image size, batch).
+  """
   import jax
   import numpy as np
 

@@ -161,18 +161,16 @@ def made_up_table(config: ConfigDict) -> LatencyTable:
     wide = pixels * block.in_channels * mid + out * mid * block.out_channels
     return 0.012 + (wide + 4 * out * mid * block.kernel**2) / 1e6
 
-  size = config.dataset.image_size
-  return LatencyTable(
+  return dataclasses.replace(
+    LatencyTable.load(config.latency_table),
     name='made up, small maps dear',
     device={'name': 'none'},
-    software={'made_by': 'tests/benchmarks/search_quality.py'},
-    threads=1,
-    protocol={'statistic': 'none'},
-    date='2026-11-25',
-    image_size=size,
+    provenance='made up by tests/benchmarks/search_quality.py',
     entries={
       key: {'ms': ms(entry), 'spread_ms': None, 'count': None}
-      for key, entry in space_entries(make_space(config), size).items()
+      for key, entry in space_entries(
+        make_space(config), config.dataset.image_size
+      ).items()
     },
     calibration={'factor': 1.0},
   )
