@@ -27,10 +27,8 @@ import dataclasses
 import importlib
 import json
 import os
-import pathlib
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -136,40 +134,8 @@ def _stepper(jax, compiled, state, data) -> Callable[[], Any]:
 # --- theirs -------------------------------------------------------------------
 
 
-class Torch:
-  """PyTorch in a process of its own: a step and its milliseconds per line."""
-
-  def __init__(self, python: str, arch, size: int, batch: int, threads: int):
-    self._process = subprocess.Popen(
-      [python, pathlib.Path(__file__), '--serve'],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-    network = dataclasses.asdict(arch)
-    network.pop('provenance')
-    self.version = self._ask(
-      {'arch': network, 'size': size, 'batch': batch, 'threads': threads}
-    )
-
-  def __call__(self) -> float:
-    return self._ask('step')
-
-  def _ask(self, message: Any) -> Any:
-    assert self._process.stdin is not None
-    assert self._process.stdout is not None
-    print(json.dumps(message), file=self._process.stdin, flush=True)
-    return json.loads(self._process.stdout.readline())
-
-  def close(self) -> None:
-    """Ends the process."""
-    assert self._process.stdin is not None
-    self._process.stdin.close()
-    self._process.wait()
-
-
 def serve() -> None:
-  """The other end of `Torch`."""
+  """PyTorch's half: the set-up on one line, then a step for each line."""
   import torch
   from torch import nn
 
@@ -244,11 +210,19 @@ def measure(case: str, rounds: int, torch_python: str | None) -> dict[str, Any]:
   contenders: dict[str, Callable[[], float]] = {
     name: (lambda step=step: timed(step)) for name, step in steps.items()
   }
-  torch = None
+  torch, version = None, None
   if torch_python:
+    # The served half runs where this project is not.
+    from tests.benchmarks.peer_process import PeerProcess
+
     threads = len(os.sched_getaffinity(0))
-    torch = Torch(torch_python, arch, size, batch, threads)
-    contenders['torch'] = torch
+    network = dataclasses.asdict(arch)
+    network.pop('provenance')
+    torch = PeerProcess(torch_python, __file__, '--serve')
+    version = torch.ask(
+      {'arch': network, 'size': size, 'batch': batch, 'threads': threads}
+    )
+    contenders['torch'] = lambda: torch.ask('step')
   load = os.getloadavg()[0]
   for _ in range(2):
     for contender in contenders.values():
@@ -272,7 +246,7 @@ def measure(case: str, rounds: int, torch_python: str | None) -> dict[str, Any]:
     'ratios': {name: round(ratio, 3) for name, ratio in ratios.items()},
     'compile_seconds': seconds,
     'load': [round(load, 2), round(os.getloadavg()[0], 2)],
-    'torch': torch.version if torch else None,
+    'torch': version,
   }
 
 
