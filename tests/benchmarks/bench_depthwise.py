@@ -31,7 +31,6 @@ import os
 import pathlib
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -167,39 +166,11 @@ def compile_network(implementation: str, rounds: int) -> dict[str, float]:
   }
 
 
-class TorchContender:
-  """PyTorch in a process of its own, which answers one line per line."""
-
-  def __init__(self, python: str, threads: int):
-    self._process = subprocess.Popen(
-      [python, pathlib.Path(__file__), '--serve', str(threads)],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-    )
-    self.version = self._read()
-
-  def __call__(self, shape: Shape) -> float:
-    assert self._process.stdin is not None
-    print(json.dumps(shape), file=self._process.stdin, flush=True)
-    return self._read()
-
-  def _read(self) -> Any:
-    assert self._process.stdout is not None
-    return json.loads(self._process.stdout.readline())
-
-  def close(self) -> None:
-    """Ends the process."""
-    assert self._process.stdin is not None
-    self._process.stdin.close()
-    self._process.wait()
-
-
-def serve_torch(threads: int) -> None:
-  """The other end of `TorchContender`."""
+def serve_torch() -> None:
+  """PyTorch's half: the number of threads, then a shape on every line."""
   import torch
 
-  torch.set_num_threads(threads)
+  torch.set_num_threads(json.loads(sys.stdin.readline()))
 
   @functools.cache
   def prepare(shape: Shape) -> Callable[[], Any]:
@@ -267,10 +238,10 @@ def main() -> None:
     '--maps', choices=('imagenet', 'small', 'all'), default='all'
   )
   parser.add_argument('--torch_python', help='an interpreter that has PyTorch')
-  parser.add_argument('--serve', type=int, help=argparse.SUPPRESS)
+  parser.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.serve:
-    serve_torch(args.serve)
+    serve_torch()
     return
 
   import jax
@@ -283,12 +254,17 @@ def main() -> None:
     'ours': jax_contender('auto'),
     'primitive': jax_contender('primitive'),
   }
-  torch = None
+  torch, version = None, None
   torch_python = args.torch_python
   if torch_python is None and importlib.util.find_spec('torch'):
     torch_python = sys.executable
   if torch_python is not None:
-    torch = contenders['torch'] = TorchContender(torch_python, cores)
+    # The served half runs where this project is not.
+    from tests.benchmarks.peer_process import PeerProcess
+
+    torch = PeerProcess(torch_python, __file__, '--serve')
+    version = torch.ask(cores)
+    contenders['torch'] = torch.ask
   rows: dict[str, list[dict[str, Any]]] = {}
   for name, shapes in (('imagenet', IMAGENET), ('small', SMALL)):
     if args.maps in (name, 'all'):
@@ -316,7 +292,7 @@ def main() -> None:
     'cores': cores,
     'device': jax.devices()[0].device_kind,
     'jax': jax.__version__,
-    'torch': torch.version if torch else None,
+    'torch': version,
     'rounds': args.rounds,
     'load_before': load_before,
     'load_after': os.getloadavg(),
