@@ -239,7 +239,7 @@ def _build_table() -> ConfigDict:
   # Whole random networks timed to fit the calibration factor; 0 = factor 1.
   c.calibration_networks = 6
   # Interleaved rounds over all operations, and runs of each in a round.
-  c.rounds = 12
+  c.rounds = 20
   c.runs_per_round = 10
   c.warmup_runs = 5
   return c
@@ -249,7 +249,7 @@ def _validate_table() -> ConfigDict:
   c = ConfigDict()
   # Random networks that the table has not seen.
   c.num_networks = 20
-  c.rounds = 12
+  c.rounds = 20
   c.runs_per_round = 5
   c.warmup_runs = 5
   return c

@@ -108,7 +108,7 @@ def _profile_verdicts(found: Findings) -> Iterable[Verdict]:
     return
   close = abs(compared / predicted - 1) <= _CLOSE_PCT / 100
   statistic = r.get('protocol', {}).get('statistic')
-  how = f' ({statistic}, as in the table)' if statistic else ''
+  how = f' ({statistic})' if statistic else ''
   yield Verdict(
     'good' if close else 'bad',
     f'The network measured {ms(compared)} on the device{how}, '

@@ -34,7 +34,7 @@ def test_verdict_on_the_measurement():
   }
   lines = said({'search': search, 'profile': profile})[1:]
   assert [kind for kind, _ in lines] == ['good', 'bad']
-  assert '(fastest run, as in the table)' in lines[0][1]
+  assert '(fastest run)' in lines[0][1]
   assert '3.4% above the predicted 98.00 ms' in lines[0][1]
   assert '1.3% above the target' in lines[1][1]
   profile |= {'predicted_ms': None, 'prediction': 'none: another device'}

@@ -100,6 +100,10 @@ def test_compare():
   }
   one = compare(table, {'a': 11.0}, timings)
   assert one['rank_correlation'] is None
+  assert one['mean_abs_pct_at_todays_speed'] == one['mean_abs_pct']
+  # The device became 10% slower: that is what the table missed.
+  slower = compare(table, {'a': 10.0}, {'a': Timing(11.0, 0, 0, 1)}, 10.0)
+  assert slower['mean_abs_pct_at_todays_speed'] == pytest.approx(0.0)
 
 
 def test_drift():
@@ -123,7 +127,13 @@ def test_drift():
   [
     (0.4, 0.3, 0.99, 'Good to search with', 'slower'),
     (3.0, None, None, 'margin of 4%', 'rank'),
-    (9.0, 8.0, 0.9, 'Not to be searched with.*8.0% slower', 'Good'),
+    (
+      9.0,
+      8.0,
+      0.9,
+      'Not to be searched with.*8.0% slower.*without it they are 0.50%',
+      'Good',
+    ),
     (3.0, -4.0, 0.9, '4.0% faster', 'Good'),
   ],
 )
@@ -131,6 +141,7 @@ def test_verdict(error, moved, rank, said, unsaid):
   words = verdict(
     {
       'mean_abs_pct': error,
+      'mean_abs_pct_at_todays_speed': 0.5,
       'worst_pct': 1.3 * error,
       'drift_pct': moved,
       'rank_correlation': rank,

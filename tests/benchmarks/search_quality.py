@@ -11,11 +11,14 @@ seeds and targets apart; targets are shares of the largest network's ms):
             and on a made-up one of another shape.
 * train     from scratch at two targets: 10 random networks within 2% below the
             target, what three search seeds found and what evolution found, each
-            under two training seeds and one recipe (`TRAIN`).
+            under two training seeds and one recipe (`TRAIN`); and 20 random
+            networks of the whole space, under one seed.
 * evolution over the supernet of each target's first search.
 * gates     slope of a gate against the true change of the loss, for the
             default formulation and for the authors' own.
-* ranking   scores of all random networks inside one trained supernet.
+* supernet  trained for as many epochs as a search, all of them warm-up.
+* ranking   scores of all random networks inside that supernet, and inside one
+            that was searched.
 
 Every row is a process of its own, pinned to one core, two at a time; what is
 finished stands in `results/search_quality.json` and is not done again unless
@@ -54,6 +57,9 @@ TRAINED_SHARES = (0.40, 0.55)
 SEARCH_SEEDS = (0, 1, 2)
 TRAIN_SEEDS = (0, 1)
 NUM_RANDOM = 10
+NUM_SPREAD = 20
+# Supernets that random networks are ranked in, by the row they come from.
+RANKED = ('search', 'supernet')
 # The recipe of every network trained here: chosen on random networks alone, see
 # docs/search.md.
 TRAIN = {'epochs': 2.0, 'batch_size': 128, 'lr_warmup_epochs': 0.2}
@@ -122,11 +128,13 @@ def rows() -> list[Row]:
     Row('gates', share=TRAINED_SHARES[-1], group='sampled'),
     Row('gates', share=TRAINED_SHARES[-1], group='official'),
     *(Row('evolution', share=share) for share in SHARES),
-    Row('ranking', share=TRAINED_SHARES[-1]),
+    Row('supernet', share=TRAINED_SHARES[-1]),
+    *(Row('ranking', share=TRAINED_SHARES[-1], group=g) for g in RANKED),
     *searches('digits', SHARES),
     *searches('digits_made_up', SHARES),
     *trained('random', NUM_RANDOM, seeds=TRAIN_SEEDS[1:]),
     *trained('evolved', 1),
+    *trained('spread', NUM_SPREAD, (0.0,), TRAIN_SEEDS[:1]),
   ]
 
 
@@ -136,7 +144,9 @@ def needs(row: Row) -> Row | None:
     return Row('search', share=row.share, seed=row.index)
   if row.group == 'evolved':
     return Row('evolution', share=row.share)
-  if row.kind in ('evolution', 'ranking') or row.group == 'sampled':
+  if row.kind == 'ranking':
+    return Row(row.group, share=row.share)
+  if row.kind == 'evolution' or row.group == 'sampled':
     return Row('search', share=row.share)
   return None
 
@@ -196,13 +206,15 @@ def configuration(row: Row, runs: pathlib.Path) -> ConfigDict:
   config.search.target_ms = row.share * table.limits(make_space(config))[1]
   if row.kind in ('evolution', 'ranking'):
     config.search.method = 'evolution'
-    config.search.evolution.supernet = str(
-      runs / Row('search', share=row.share).key
-    )
+    first = needs(row)
+    assert first is not None
+    config.search.evolution.supernet = str(runs / first.key)
     config.search.evolution.front_points = 4 if row.share == SHARES[0] else 0
   if row.group == 'official':
     config.search.target_ms = None
     config.search.gates, config.search.lambda_ = 'official', 20.0
+  if row.kind == 'supernet':
+    config.search.warmup_epochs = config.search.epochs
   if row.kind == 'train':
     config.train.update(TRAIN)
   return config
@@ -238,6 +250,7 @@ def do(row: Row, runs: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
   workdir = Workdir(runs / row.key)
   return {
     'search': _search,
+    'supernet': _search,
     'evolution': _search,
     'train': _train,
     'ranking': _ranking,
@@ -263,7 +276,7 @@ def _search(row, config, workdir, results):
 
 def _train(row, config, workdir, results):
   table = LatencyTable.load(config.latency_table)
-  if row.group == 'random':
+  if row.group in ('random', 'spread'):
     arch = random_networks(config, row.share)[row.index]
   else:
     text = results[needs(row).key]['architecture']
@@ -272,8 +285,14 @@ def _train(row, config, workdir, results):
 
 
 def random_networks(config: ConfigDict, share: float) -> list[Architecture]:
-  """Networks in [target - 2%, target], where found ones are allowed to lie."""
+  """Networks in [target - 2%, target], where found ones are allowed to lie.
+
+  Share 0: networks of the whole space.
+  """
   space, table = make_space(config), LatencyTable.load(config.latency_table)
+  if not share:
+    rng = np.random.default_rng(NUM_SPREAD)
+    return [space.sample(rng) for _ in range(NUM_SPREAD)]
   middle = share * table.limits(space)[1] * (1 - config.search.slack / 2)
   rng = np.random.default_rng(round(100 * share))
   band = config.search.slack / 2 / (1 - config.search.slack / 2)
@@ -297,7 +316,7 @@ def _ranking(row, config, workdir, results):
       'architecture': arch.to_string(),
       **subnets.score(space.encode(arch)),
     }
-    for share in TRAINED_SHARES
+    for share in (0.0, *TRAINED_SHARES)
     for index, arch in enumerate(random_networks(config, share))
   ]
   return {
@@ -435,7 +454,12 @@ def _landing(results, data):
 
 def top1_by_network(results, group: str, share: float) -> np.ndarray:
   """Top-1 of the group's networks [networks, training seeds]; NaN = missing."""
-  count = {'random': NUM_RANDOM, 'found': len(SEARCH_SEEDS), 'evolved': 1}
+  count = {
+    'random': NUM_RANDOM,
+    'found': len(SEARCH_SEEDS),
+    'evolved': 1,
+    'spread': NUM_SPREAD,
+  }
   return np.array(
     [
       [
@@ -546,29 +570,42 @@ def _gate_table(results):
 
 
 def _tau(results):
-  r = results.get(Row('ranking', share=TRAINED_SHARES[-1]).key)
-  if r is None:
-    return ''
-  scored = r['networks']
-  top1 = {
-    share: np.nanmean(top1_by_network(results, 'random', share), 1)
-    for share in TRAINED_SHARES
-  }
-  trained = np.array([top1[n['share']][n['index']] for n in scored])
-  supernet = -np.array([n['cross_entropy'] for n in scored])
-  share = np.array([n['share'] for n in scored])
-
-  def tau(own):
-    value = scipy.stats.kendalltau(supernet[own], trained[own]).statistic
-    return f'{value:.2f} ({own.sum()} networks)'
-
-  every = ~np.isnan(trained)
   lines = [
     "\n### Kendall's tau, supernet cross-entropy against top-1 from scratch\n",
-    f'* all: {tau(every)}',
-    *(f'* {100 * s:.0f}%: {tau(every & (share == s))}' for s in TRAINED_SHARES),
+    '| supernet | whole space | both bands | '
+    + ' | '.join(f'{100 * share:.0f}%' for share in TRAINED_SHARES)
+    + ' |',
+    '|---|---|---|' + '---|' * len(TRAINED_SHARES),
   ]
-  return '\n'.join(lines)
+  top1 = {
+    share: np.array(
+      [
+        np.mean(seeds[~np.isnan(seeds)]) if not np.isnan(seeds).all() else None
+        for seeds in top1_by_network(
+          results, 'random' if share else 'spread', share
+        )
+      ],
+      float,
+    )
+    for share in (0.0, *TRAINED_SHARES)
+  }
+  for group in RANKED:
+    r = results.get(Row('ranking', share=TRAINED_SHARES[-1], group=group).key)
+    if r is None:
+      continue
+    trained = np.array([top1[n['share']][n['index']] for n in r['networks']])
+    supernet = -np.array([n['cross_entropy'] for n in r['networks']])
+    share = np.array([n['share'] for n in r['networks']])
+
+    def tau(own, trained=trained, supernet=supernet):
+      own = own & ~np.isnan(trained)
+      value = scipy.stats.kendalltau(supernet[own], trained[own]).statistic
+      return f'{value:.2f} ({own.sum()} networks)'
+
+    cells = [tau(share == 0), tau(share > 0)]
+    cells += [tau(share == s) for s in TRAINED_SHARES]
+    lines.append(f'| {group} | {" | ".join(cells)} |')
+  return '\n'.join(lines) if len(lines) > 3 else ''
 
 
 def main() -> None:
