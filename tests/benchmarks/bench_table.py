@@ -33,7 +33,7 @@ from spnas_jax.latency import LatencyTable, network_keys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 CONFIG = ROOT / 'configs/imagenet_search.py'
-CALIBRATION_NETWORKS, BUILD_ROUNDS, VALIDATE_ROUNDS = 12, 40, 30
+CALIBRATION_NETWORKS, BUILD_ROUNDS, VALIDATE_ROUNDS = 24, 40, 30
 SPLITS = 20
 
 
@@ -148,7 +148,7 @@ def main() -> None:
     'entries': len(table.entries),
     'factor': table.factor,
     'checks': [
-      {key: value for key, value in check.items() if key.endswith('pct')}
+      {key: value for key, value in check.items() if '_pct' in key}
       | {
         key: check[key]
         for key in (

@@ -599,6 +599,8 @@ def _tau(results):
 
     def tau(own, trained=trained, supernet=supernet):
       own = own & ~np.isnan(trained)
+      if own.sum() < 2:
+        return '-'
       value = scipy.stats.kendalltau(supernet[own], trained[own]).statistic
       return f'{value:.2f} ({own.sum()} networks)'
 
