@@ -168,6 +168,9 @@ def _primitive_gradients(
   x: Array, kernel: Array, dy: Array, geometry: _Geometry
 ) -> tuple[Array, Array]:
   forward = functools.partial(_primitive, geometry=geometry)
+  # Otherwise XLA:TPU computes dy (batch norm's and the activation's backward)
+  # anew inside each of the two convolutions.
+  dy = lax.optimization_barrier(dy)
   dx, dw = jax.vjp(forward, x, kernel)[1](dy)
   return dx, dw
 

@@ -16,8 +16,9 @@ seeds and targets apart; targets are shares of the largest network's ms):
 * evolution over the supernet of each target's first search.
 * gates     slope of a gate against the true change of the loss, for the
             default formulation and for the authors' own.
-* supernet  trained for as many epochs as a search, all of them warm-up.
-* ranking   scores of all random networks inside that supernet, and inside one
+* supernet  trained for as many epochs as a search, all of them warm-up; with
+            gates open as often as in a search, and less often.
+* ranking   scores of all random networks inside those supernets, and inside one
             that was searched.
 
 Every row is a process of its own, pinned to one core, two at a time; what is
@@ -59,7 +60,10 @@ TRAIN_SEEDS = (0, 1)
 NUM_RANDOM = 10
 NUM_SPREAD = 20
 # Supernets that random networks are ranked in, by the row they come from.
-RANKED = ('search', 'supernet')
+RANKED = ('search', 'supernet', 'keep50', 'keep30')
+# Probability of an open gate while a supernet is trained; for 'supernet' it is
+# the default's.
+KEEP = {'keep50': 0.5, 'keep30': 0.3}
 # The recipe of every network trained here: chosen on random networks alone, see
 # docs/search.md.
 TRAIN = {'epochs': 2.0, 'batch_size': 128, 'lr_warmup_epochs': 0.2}
@@ -128,7 +132,7 @@ def rows() -> list[Row]:
     Row('gates', share=TRAINED_SHARES[-1], group='sampled'),
     Row('gates', share=TRAINED_SHARES[-1], group='official'),
     *(Row('evolution', share=share) for share in SHARES),
-    Row('supernet', share=TRAINED_SHARES[-1]),
+    *(Row('supernet', share=TRAINED_SHARES[-1], group=g) for g in ('', *KEEP)),
     *(Row('ranking', share=TRAINED_SHARES[-1], group=g) for g in RANKED),
     *searches('digits', SHARES),
     *searches('digits_made_up', SHARES),
@@ -145,6 +149,8 @@ def needs(row: Row) -> Row | None:
   if row.group == 'evolved':
     return Row('evolution', share=row.share)
   if row.kind == 'ranking':
+    if row.group in KEEP:
+      return Row('supernet', share=row.share, group=row.group)
     return Row(row.group, share=row.share)
   if row.kind == 'evolution' or row.group == 'sampled':
     return Row('search', share=row.share)
@@ -215,6 +221,8 @@ def configuration(row: Row, runs: pathlib.Path) -> ConfigDict:
     config.search.gates, config.search.lambda_ = 'official', 20.0
   if row.kind == 'supernet':
     config.search.warmup_epochs = config.search.epochs
+    if row.group:
+      config.search.keep_probability = KEEP[row.group]
   if row.kind == 'train':
     config.train.update(TRAIN)
   return config
@@ -423,6 +431,7 @@ def summary(results: dict[str, Any]) -> str:
     _evolution(results),
     _gate_table(results),
     _tau(results),
+    _effects(results),
   ]
   return '\n'.join(part for part in parts if part)
 
@@ -608,6 +617,68 @@ def _tau(results):
     cells += [tau(share == s) for s in TRAINED_SHARES]
     lines.append(f'| {group} | {" | ".join(cells)} |')
   return '\n'.join(lines) if len(lines) > 3 else ''
+
+
+def _effects(results):
+  """Which decision is worth how much, from scratch and in a supernet."""
+  kinds = ('5x5 for 3x3', 'expansion 6 for 3', 'one more layer')
+  lines = [
+    '\n### Change of the cross-entropy by a decision, times 1000\n',
+    'Least squares over all random networks trained from scratch; ± standard '
+    'error.\n',
+    '| in | networks | ' + ' | '.join(kinds) + ' |',
+    '|---|---|' + '---|' * len(kinds),
+  ]
+  empty = len(lines)
+  for group in RANKED:
+    r = results.get(Row('ranking', share=TRAINED_SHARES[-1], group=group).key)
+    if r is None:
+      continue
+    counts, scratch, supernet = [], [], []
+    for n in r['networks']:
+      name = 'random' if n['share'] else 'spread'
+      own = [
+        results[key]['cross_entropy']
+        for seed in TRAIN_SEEDS
+        if (
+          key := Row(
+            'train', 'fashion_mnist', n['share'], name, n['index'], seed
+          ).key
+        )
+        in results
+      ]
+      if own:
+        blocks = Architecture.from_string(n['architecture']).blocks
+        counts.append(
+          (
+            sum(b.kernel == 5 for b in blocks),
+            sum(b.expansion == 6 for b in blocks),
+            len(blocks),
+          )
+        )
+        scratch.append(np.mean(own))
+        supernet.append(n['cross_entropy'])
+    sources = [('supernet of row ' + group, supernet)]
+    if len(lines) == empty:
+      sources.insert(0, ('from scratch', scratch))
+    for name, values in sources:
+      cells = [
+        f'{1000 * effect:+.1f} ± {1000 * error:.1f}'
+        for effect, error in _least_squares(counts, values)
+      ]
+      lines.append(f'| {name} | {len(values)} | {" | ".join(cells)} |')
+  return '\n'.join(lines) if len(lines) > empty else ''
+
+
+def _least_squares(counts, values) -> list[tuple[float, float]]:
+  """(coefficient, standard error) of each column beside a constant."""
+  x = np.column_stack([np.ones(len(values)), np.array(counts, float)])
+  y = np.array(values)
+  inverse = np.linalg.inv(x.T @ x)
+  coefficients = inverse @ x.T @ y
+  noise = np.sum((y - x @ coefficients) ** 2) / (len(y) - x.shape[1])
+  errors = np.sqrt(noise * np.diag(inverse))
+  return list(zip(coefficients[1:], errors[1:], strict=True))
 
 
 def main() -> None:
