@@ -32,7 +32,7 @@ OPTIONS = (
   '--config.train.epochs=3',
   '--config.export.check_images=10000',
   '--config.random_search.num_networks=5',
-  '--config.compare_zoo.widths=(0.15,0.25,0.35)',
+  '--config.compare_zoo.widths=(0.15,0.25)',
   '--config.compare_zoo.found_widths=(1.0,1.5,2.0)',
 )
 STAGES = (
