@@ -6,6 +6,7 @@ draws what the search decided.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -274,8 +275,12 @@ def accuracy_latency(
   style(ax, colours)
   if target_ms is not None:
     ax.axvline(target_ms, color=colours.orange, lw=1.2, ls='--')
+  # Families lie too close together for names beside them.
   groups = [
-    (name, p, 's-', 'purple', 5) for name, p in (families or {}).items()
+    (name, points, f'{marker}-', 'purple', 6)
+    for (name, points), marker in zip(
+      (families or {}).items(), itertools.cycle('s^ovPXDh<')
+    )
   ]
   groups += [
     ('Pareto front', front, 'D-', 'green', 5),
@@ -299,6 +304,8 @@ def accuracy_latency(
       label=label,
       zorder=3,
     )
+    if families:
+      continue
     top = max(points, key=lambda p: p.top1)
     ax.annotate(
       label,
@@ -311,6 +318,8 @@ def accuracy_latency(
       bbox={'facecolor': colours.surface, 'lw': 0, 'pad': 0.5, 'alpha': 0.8},
     )
   ax.margins(x=0.16, y=0.2)
+  if families:
+    ax.legend(frameon=False, fontsize=SMALL, labelcolor=colours.ink)
   if target_ms is not None:
     ax.annotate(
       f'target {number(target_ms)}',
