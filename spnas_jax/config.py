@@ -185,7 +185,9 @@ def _train() -> ConfigDict:
   c.mixup = 0.0
   # Probability that a rectangle of an image is erased, fraction.
   c.random_erasing = 0.0
-  # Weights at the start: 'scratch', or 'inherit' from the search's supernet.
+  # Weights at the start: 'scratch'; 'inherit', from the search's supernet; or
+  # the path of an .npz file with a PyTorch state dict (README), which 0 epochs
+  # leave as it is.
   c.init = 'scratch'
   return c
 

@@ -92,7 +92,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
   'search.gates': ('sampled', 'official', 'paper'),
   'search.runtime_form': ('', 'exact', 'factorised'),
   'search.gate_samples': ('shared', 'per_device'),
-  'train.init': ('scratch', 'inherit'),
   'evaluate.split': ('test', 'validation'),
   'compile.step': ('search', 'train'),
 }
@@ -126,6 +125,12 @@ def check(config: ConfigDict) -> None:
     if value not in allowed_names:
       names = ', '.join(repr(name) for name in allowed_names)
       raise UserError(f'{field} is {value!r}, allowed: {names}')
+  init = config.train.init
+  if init not in ('scratch', 'inherit') and not init.endswith('.npz'):
+    raise UserError(
+      f"train.init is {init!r}, allowed: 'scratch', 'inherit', the path of an "
+      '.npz file'
+    )
   for key in ('channels', 'layers', 'strides'):
     if not config.space[key] or min(config.space[key]) < 1:
       raise UserError(

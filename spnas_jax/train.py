@@ -1,10 +1,14 @@
-"""Stage `train`: an `Architecture` from scratch, or from inherited weights."""
+"""Stage `train`: an `Architecture` from scratch, or from given weights."""
 
 from __future__ import annotations
 
+import hashlib
+import io
 import time
+import zipfile
 from typing import Any
 
+import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -16,7 +20,7 @@ from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
 from spnas_jax.loop import run_steps
 from spnas_jax.optimizer import weight_optimizer
-from spnas_jax.parallel import AXIS, pmap_step
+from spnas_jax.parallel import AXIS, pmap_step, replicate
 from spnas_jax.run_setup import (
   check_batch,
   check_data,
@@ -26,6 +30,7 @@ from spnas_jax.run_setup import (
 from spnas_jax.schedules import learning_rate_schedule
 from spnas_jax.search_record import load_inherited
 from spnas_jax.steps import make_train_step
+from spnas_jax.torch_weights import from_torch
 from spnas_jax.train_state import TrainState
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
 
@@ -33,16 +38,18 @@ from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
 def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
   """`config.architecture`: zoo name, path, block string or '' = the workdir's.
 
-  Zoo networks are adapted to the data set's classes, channels and size.
+  Zoo networks are adapted to the data set's classes, channels and size; with
+  ':torch' behind the name they have PyTorch's padding and batch norm.
 
   Raises:
     UserError: it is none of these, or does not fit the data set.
   """
   value = config.architecture
   facts = dataset_facts(config)
-  if value in zoo.names():
+  name, _, zoo_style = value.partition(':')
+  if name in zoo.names():
     return zoo.adapt(
-      zoo.get(value),
+      zoo.get(name, zoo_style or 'tf'),
       num_classes=facts.num_classes,
       input_channels=facts.channels,
       image_size=config.dataset.image_size,
@@ -54,18 +61,19 @@ def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
     if not path.exists():
       raise UserError(
         f'architecture is {value!r}, allowed: a zoo name '
-        f'({", ".join(zoo.names())}), the path of an architecture.json, a '
-        f"block string, or '' after --stage=search ({path} does not exist)"
+        f'({", ".join(zoo.names())}), one with :torch behind it, the path of '
+        "an architecture.json, a block string, or '' after --stage=search "
+        f'({path} does not exist)'
       )
     arch = _read_architecture(path)
-  for name, wanted in (
+  for field, wanted in (
     ('num_classes', facts.num_classes),
     ('input_channels', facts.channels),
   ):
-    if getattr(arch, name) != wanted:
+    if getattr(arch, field) != wanted:
       raise UserError(
-        f'architecture has {name} {getattr(arch, name)}, must be {wanted} for '
-        f'dataset {config.dataset.name!r}'
+        f'architecture has {field} {getattr(arch, field)}, must be {wanted} '
+        f'for dataset {config.dataset.name!r}'
       )
   return arch
 
@@ -113,12 +121,17 @@ def train_network(
   seed = config.seed if seed is None else seed
   check_batch('train', recipe.batch_size)
   per_epoch = dataset_facts(config).steps_per_epoch(recipe.batch_size)
-  total = max(1, round(recipe.epochs * per_epoch))
+  total = max(1, round(recipe.epochs * per_epoch)) if recipe.epochs else 0
   model, optimizer, schedule = training_parts(config, arch)
   if variables is None:
     variables = init_variables(
       model, config.dataset.image_size, arch.input_channels, seed
     )
+  if not total:
+    state = replicate(TrainState.create(variables, optimizer))
+    with Checkpoints(workdir / stage / 'checkpoints') as checkpoints:
+      checkpoints.save(0, state)
+    return state
   step = make_train_step(model, optimizer, schedule, recipe, seed)
 
   def describe(m: dict[str, float]) -> str:
@@ -155,11 +168,13 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         'finished search; run --stage=search'
       )
     inputs['supernet'] = supernet['params_sha256']
+  variables = None
+  if config.train.init.endswith('.npz'):
+    variables, inputs['weights_sha256'] = load_torch(config.train.init, arch)
   done = workdir.finished('train', inputs)
   if done is not None:
     return done
   check_data(config, 'train')
-  variables = None
   if config.train.init == 'inherit':
     variables = load_inherited(config, workdir, arch)
   workdir.claim('train', inputs)
@@ -172,6 +187,23 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     {'steps': int(state.step), 'architecture': arch.to_string()},
     time.monotonic() - start,
   )
+
+
+def load_torch(path: str, arch: Architecture) -> tuple[dict[str, Any], str]:
+  """(variables, SHA-256 of the file) from a PyTorch state dict as .npz.
+
+  Raises:
+    UserError: the file cannot be read, or belongs to another network.
+  """
+  try:
+    content = epath.Path(path).read_bytes()
+    with np.load(io.BytesIO(content)) as file:
+      tensors = dict(file)
+  except (OSError, ValueError, zipfile.BadZipFile) as e:
+    raise UserError(
+      f'train.init {path!r} cannot be read: {e}; README says how to write it'
+    ) from e
+  return from_torch(arch, tensors), hashlib.sha256(content).hexdigest()
 
 
 def trained_hash(workdir: Workdir) -> str:

@@ -7,12 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_run
 
-from spnas_jax import zoo
+from spnas_jax import evaluate, train, zoo
 from spnas_jax.architecture import Architecture, num_params
 from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
 from spnas_jax.torch_weights import from_torch
+from spnas_jax.workdir import Workdir
 
 TINY = (
   'stem_k3_s2_i3_c8 ds_r1_k3_s1_c8 ir_r2_k5_s2_e3_c16_se0.25 '
@@ -304,3 +306,46 @@ def test_names_of_an_unknown_library_are_refused():
   arch = Architecture.from_string(PLAIN)
   with pytest.raises(UserError, match=r'no stem found.*timm.*torchvision'):
     from_torch(arch, {'first_conv.conv.weight': np.zeros((8, 3, 3, 3))})
+
+
+# --- by command ---------------------------------------------------------------
+
+DIGITS = 'stem_k3_s1_i1_c8 ir_r1_k3_s2_e2_c8 head_c16 fc_c10'
+
+
+def test_a_file_of_weights_is_scored_untouched(tmp_path):
+  """No step is taken: what is scored and exported are the file's numbers."""
+  arch = Architecture.from_string(DIGITS)
+  rng = np.random.default_rng(0)
+  tensors = {
+    name: rng.uniform(0.1, 1, np.shape(tensor)).astype(np.float32)
+    for name, tensor in timm(arch).items()
+  }
+  np.savez(tmp_path / 'weights.npz', **tensors)
+  config = tiny_run.config(
+    architecture=DIGITS,
+    train__init=str(tmp_path / 'weights.npz'),
+    train__epochs=0.0,
+  )
+  workdir = Workdir(tmp_path / 'run')
+  assert train.run(config, workdir)['steps'] == 0
+  _, variables = train.load_trained(config, workdir)
+  jax.tree.map(
+    np.testing.assert_array_equal, variables, from_torch(arch, tensors)
+  )
+  assert evaluate.run(config, workdir)['num_examples'] == 50
+  # Other weights are another run.
+  tensors['classifier.bias'] += 1
+  np.savez(tmp_path / 'weights.npz', **tensors)
+  with pytest.raises(UserError, match='weights_sha256'):
+    train.run(config, workdir)
+
+
+@pytest.mark.parametrize('content', [None, b'no archive'])
+def test_a_file_that_is_none(content, tmp_path):
+  path = tmp_path / 'weights.npz'
+  if content is not None:
+    path.write_bytes(content)
+  config = tiny_run.config(architecture=DIGITS, train__init=str(path))
+  with pytest.raises(UserError, match=r'train\.init .* cannot be read'):
+    train.run(config, Workdir(tmp_path / 'run'))
