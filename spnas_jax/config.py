@@ -20,8 +20,9 @@ def default_config() -> ConfigDict:
   config = ConfigDict()
   # Of everything random: initialisation, gates, dropout, shuffling, sampling.
   config.seed = 0
-  # What `train` trains: a zoo name, the path of an architecture.json, or a
-  # block string; '' = the workdir's architecture.json, which `search` leaves.
+  # What `train` trains: a zoo name (NAME:torch pads and norms as PyTorch does),
+  # the path of an architecture.json, or a block string; '' = the workdir's
+  # architecture.json, which `search` leaves.
   config.architecture = ''
   # Path of the latency table (JSON).
   config.latency_table = ''

@@ -168,8 +168,8 @@ def _primitive_gradients(
   x: Array, kernel: Array, dy: Array, geometry: _Geometry
 ) -> tuple[Array, Array]:
   forward = functools.partial(_primitive, geometry=geometry)
-  # Otherwise XLA:TPU computes dy (batch norm's and the activation's backward)
-  # anew inside each of the two convolutions.
+  # For XLA:TPU, which else fuses what makes dy into its readers: the compiler's
+  # estimate of a search step on v2:2x2 falls from 0.257 to 0.230 s.
   dy = lax.optimization_barrier(dy)
   dx, dw = jax.vjp(forward, x, kernel)[1](dy)
   return dx, dw

@@ -102,6 +102,8 @@ def run_steps(
         extreme = float(_largest(state))
         _check_finite(stage, done, 'largest weight', extreme, checkpoints)
         checkpoints.save(done, state)
+    if not total_steps and checkpoints.latest is None:
+      checkpoints.save(0, state)  # Weights that were given, untouched.
   return state
 
 

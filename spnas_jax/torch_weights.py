@@ -8,11 +8,15 @@ mapping from names to what NumPy can read will do.
 
 from __future__ import annotations
 
+import hashlib
+import io
 import re
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from etils import epath
 
 from spnas_jax.architecture import Architecture, Block
 from spnas_jax.convnet import block_name
@@ -61,6 +65,23 @@ class _Layer(NamedTuple):
   @property
   def norm(self) -> str:
     return self.conv.removesuffix('_conv') + '_bn'
+
+
+def load_torch(path: str, arch: Architecture) -> tuple[dict[str, Any], str]:
+  """(variables, SHA-256 of the file) from a PyTorch state dict as .npz.
+
+  Raises:
+    UserError: the file cannot be read, or belongs to another network.
+  """
+  try:
+    content = epath.Path(path).read_bytes()
+    with np.load(io.BytesIO(content)) as file:
+      tensors = dict(file)
+  except (OSError, ValueError, zipfile.BadZipFile) as e:
+    raise UserError(
+      f'train.init {path!r} cannot be read: {e}; README says how to write it'
+    ) from e
+  return from_torch(arch, tensors), hashlib.sha256(content).hexdigest()
 
 
 def from_torch(

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import io
 import time
-import zipfile
 from typing import Any
 
-import numpy as np
 from etils import epath
 from ml_collections import ConfigDict
 
@@ -20,7 +16,7 @@ from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
 from spnas_jax.loop import run_steps
 from spnas_jax.optimizer import weight_optimizer
-from spnas_jax.parallel import AXIS, pmap_step, replicate
+from spnas_jax.parallel import AXIS, pmap_step
 from spnas_jax.run_setup import (
   check_batch,
   check_data,
@@ -30,7 +26,7 @@ from spnas_jax.run_setup import (
 from spnas_jax.schedules import learning_rate_schedule
 from spnas_jax.search_record import load_inherited
 from spnas_jax.steps import make_train_step
-from spnas_jax.torch_weights import from_torch
+from spnas_jax.torch_weights import load_torch
 from spnas_jax.train_state import TrainState
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
 
@@ -127,11 +123,6 @@ def train_network(
     variables = init_variables(
       model, config.dataset.image_size, arch.input_channels, seed
     )
-  if not total:
-    state = replicate(TrainState.create(variables, optimizer))
-    with Checkpoints(workdir / stage / 'checkpoints') as checkpoints:
-      checkpoints.save(0, state)
-    return state
   step = make_train_step(model, optimizer, schedule, recipe, seed)
 
   def describe(m: dict[str, float]) -> str:
@@ -187,23 +178,6 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     {'steps': int(state.step), 'architecture': arch.to_string()},
     time.monotonic() - start,
   )
-
-
-def load_torch(path: str, arch: Architecture) -> tuple[dict[str, Any], str]:
-  """(variables, SHA-256 of the file) from a PyTorch state dict as .npz.
-
-  Raises:
-    UserError: the file cannot be read, or belongs to another network.
-  """
-  try:
-    content = epath.Path(path).read_bytes()
-    with np.load(io.BytesIO(content)) as file:
-      tensors = dict(file)
-  except (OSError, ValueError, zipfile.BadZipFile) as e:
-    raise UserError(
-      f'train.init {path!r} cannot be read: {e}; README says how to write it'
-    ) from e
-  return from_torch(arch, tensors), hashlib.sha256(content).hexdigest()
 
 
 def trained_hash(workdir: Workdir) -> str:

@@ -84,6 +84,15 @@ def test_every_zoo_network_fits_the_data_set(name, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_zoo_network_in_pytorchs_style(tmp_path):
+  config = tiny_run.config(architecture='mobilenet_v2:torch')
+  arch = resolve_architecture(config, Workdir(tmp_path))
+  assert (arch.padding, arch.batch_norm_epsilon) == ('symmetric', 1e-5)
+  config.architecture = 'mobilenet_v2:keras'
+  with pytest.raises(UserError, match="style is 'keras'"):
+    resolve_architecture(config, Workdir(tmp_path))
+
+
 def test_a_zoo_network_can_be_trained(tmp_path):
   config = tiny_run.config(architecture='mobilenet_v1', **SHORT)
   result = train.run(config, Workdir(tmp_path))

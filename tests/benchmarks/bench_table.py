@@ -18,38 +18,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
-import subprocess
-import sys
-from typing import Any
 
 import numpy as np
 import scipy.optimize
-import scipy.stats
 
 from spnas_jax.architecture import Architecture
 from spnas_jax.latency import LatencyTable, network_keys
+from tests.benchmarks.stages import run_stage
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-CONFIG = ROOT / 'configs/imagenet_search.py'
+CONFIG = 'configs/imagenet_search.py'
 CALIBRATION_NETWORKS, BUILD_ROUNDS, VALIDATE_ROUNDS = 24, 40, 30
 SPLITS = 20
 
 
-def stage(name: str, workdir: pathlib.Path, *options: str) -> dict[str, Any]:
-  """Runs a stage unless it is done; returns its result."""
-  command = [sys.executable, str(ROOT / 'main.py'), f'--stage={name}']
-  command += [f'--config={CONFIG}', f'--workdir={workdir}', *options]
-  subprocess.run(
-    [*command, '--config.device=host'], check=True, stdout=sys.stderr
-  )
-  return json.loads((workdir / 'results.json').read_text())[name]
-
-
 def build(workdir: pathlib.Path) -> LatencyTable:
-  stage(
+  run_stage(
     'build_table',
+    CONFIG,
     workdir,
     f'--config.build_table.calibration_networks={CALIBRATION_NETWORKS}',
     f'--config.build_table.rounds={BUILD_ROUNDS}',
@@ -72,7 +58,7 @@ def noise(first: np.ndarray, second: np.ndarray) -> dict[str, float]:
 def regression(
   networks: list[str], table: LatencyTable, measured: np.ndarray
 ) -> list[dict[str, float]]:
-  """Mean absolute error, percent, of three models on networks not fitted to."""
+  """Mean absolute error, percent, of two models on networks not fitted to."""
   keys = sorted(table.entries)
   counts = np.zeros((len(networks), len(keys)))
   for i, text in enumerate(networks):
@@ -114,12 +100,12 @@ def main() -> None:
   parser.add_argument('--runs', default='runs/bench_table')
   arguments = parser.parse_args()
   runs = pathlib.Path(arguments.runs).resolve()
-  os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
 
   table = build(runs / 'table')
   checks = [
-    stage(
+    run_stage(
       'validate_table',
+      CONFIG,
       runs / name,
       f'--config.latency_table={runs / "table" / "latency_table.json"}',
       f'--config.validate_table.num_networks={arguments.networks}',

@@ -83,6 +83,19 @@ def export(r: dict[str, Any]) -> Figures:
   )
 
 
+def table(r: dict[str, Any]) -> Figures:
+  for check, when in zip(r['checks'], ('', ', again'), strict=True):
+    yield (
+      f'latency table, {check["num_networks"]} unseen networks, '
+      f'{r["space"]}{when}: mean error, rank correlation',
+      f'{check["mean_abs_pct"]:.2f}%, {check["rank_correlation"]:.3f}',
+    )
+  yield (
+    'the same networks timed twice, mean difference',
+    f'{r["repeat_networks"]["mean_abs_pct"]:.2f}%',
+  )
+
+
 def multipath(r: dict[str, Any]) -> Figures:
   size = f'batch {r["batch_size"]} at {r["image_size"]} px'
   for method, row in r['methods'].items():
@@ -103,6 +116,7 @@ SCRIPTS: dict[str, Callable[[dict[str, Any]], Figures]] = {
   'bench_multipath': multipath,
   'bench_input': input_,
   'bench_export': export,
+  'bench_table': table,
 }
 WITH_TORCH = ('bench_step', 'bench_depthwise')
 

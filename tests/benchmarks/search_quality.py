@@ -59,11 +59,11 @@ SEARCH_SEEDS = (0, 1, 2)
 TRAIN_SEEDS = (0, 1)
 NUM_RANDOM = 10
 NUM_SPREAD = 20
-# Supernets that random networks are ranked in, by the row they come from.
-RANKED = ('search', 'supernet', 'keep50', 'keep30')
 # Probability of an open gate while a supernet is trained; for 'supernet' it is
 # the default's.
 KEEP = {'keep50': 0.5, 'keep30': 0.3}
+# Supernets that random networks are ranked in, by the row they come from.
+RANKED = ('search', 'supernet', *KEEP)
 # The recipe of every network trained here: chosen on random networks alone, see
 # docs/search.md.
 TRAIN = {'epochs': 2.0, 'batch_size': 128, 'lr_warmup_epochs': 0.2}

@@ -1,6 +1,6 @@
 """Known networks, what the search finds, and luck, on Fashion-MNIST.
 
-  python -m tests.benchmarks.table1 [--runs=FOLDER]        about an hour
+  python -m tests.benchmarks.table1 [--runs=FOLDER]
 
 The paper's Table 1 and Fig. 8 in form: builds a latency table of this machine,
 searches, trains, exports, times, draws random networks of the same latency, and
@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import pathlib
 import shutil
-import subprocess
-import sys
-from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+from tests.benchmarks.stages import ROOT, run_stage
+
+CONFIG = 'configs/fashion_mnist.py'
 RESULT = ROOT / 'tests/benchmarks/results/table1.json'
 PICTURE = 'compare_zoo.png'
 TABLE_OPTIONS = (
@@ -78,37 +76,25 @@ KEPT = {
 }
 
 
-def stage(name: str, workdir: pathlib.Path, *options: str) -> None:
-  """Runs a stage unless it is done."""
-  command = [sys.executable, 'main.py', f'--stage={name}']
-  command += ['--config=configs/fashion_mnist.py', f'--workdir={workdir}']
-  subprocess.run([*command, *options], cwd=ROOT, check=True)
-
-
-def results(workdir: pathlib.Path) -> dict[str, Any]:
-  return json.loads((workdir / 'results.json').read_text())
-
-
 def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument('--runs', default='runs/table1')
   runs = pathlib.Path(parser.parse_args().runs).resolve()
-  os.environ.setdefault('GLIBC_TUNABLES', 'glibc.malloc.hugetlb=1')
-  stage('build_table', runs / 'host', *TABLE_OPTIONS)
-  table = runs / 'host' / 'latency_table.json'
-  for name in STAGES:
-    stage(name, runs / 'networks', f'--config.latency_table={table}', *OPTIONS)
-  done = results(runs / 'networks')
+  run_stage('build_table', CONFIG, runs / 'host', *TABLE_OPTIONS)
+  table = f'--config.latency_table={runs / "host" / "latency_table.json"}'
+  done = {
+    name: run_stage(name, CONFIG, runs / 'networks', table, *OPTIONS)
+    for name in STAGES
+  }
   kept = {
     name: {key: done[name][key] for key in keys if key in done[name]}
     for name, keys in KEPT.items()
   }
   RESULT.write_text(json.dumps(kept, indent=1) + '\n')
-  shutil.copy(
-    runs / 'networks/report' / PICTURE, ROOT / 'docs/images' / PICTURE
-  )
+  picture = runs / 'networks/report' / PICTURE
+  shutil.copy(picture, ROOT / 'docs/images' / PICTURE)
 
 
 if __name__ == '__main__':
