@@ -21,6 +21,7 @@ layer, exactly 0 in float32 from the middle of the network on), which
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any, NamedTuple
 
 import flax.struct
@@ -29,7 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from spnas_jax.space import SearchSpace
+from spnas_jax.space import Layer, SearchSpace
 from spnas_jax.superkernel import (
   channel_masks,
   indicator,
@@ -155,33 +156,86 @@ def relative_importance(space: SearchSpace, params: dict[str, Any]) -> Array:
   initial standard deviation. All are near 1 after initialisation, whatever the
   layer's width, so one temperature fits all.
   """
-  values = []
-  for gate in space.gates:
-    layer = space.layers[gate.layer]
-    group = params[layer_name(gate.layer)]
-    kernel = group['depthwise']['kernel'].astype(jnp.float32)
-    rings = kernel_masks(layer.kernels)
-    halves = channel_masks(layer.expansions, layer.in_channels)
-    if gate.kind == 'kernel':
-      value = _rms(kernel, rings[gate.rank]) / _rms(kernel, rings[0])
-    elif gate.kind == 'expansion':
-      value = _rms(kernel, halves[gate.rank]) / _rms(kernel, halves[0])
-    elif gate.kind == 'keep':
-      start = (2.0 / layer.kernels[-1] ** 2) ** 0.5
-      value = _rms(kernel, halves[0]) / start
-    else:
-      weights = group['squeeze']['squeeze_kernel'].astype(jnp.float32)
-      start = (2.0 / weights.shape[-1]) ** 0.5
-      value = _rms(weights, np.ones(1, np.float32)) / start
-    values.append(value)
-  return jnp.stack(values)
-
-
-def _rms(weights: Array, mask: np.ndarray) -> Array:
-  """Root mean square under a 0/1 mask; differentiable at 0."""
-  mask = np.broadcast_to(mask, weights.shape)
+  subset, reference, constant = _mean_squares(space)
+  sums = jnp.concatenate(
+    [
+      _sums_of_squares(layer, params[layer_name(i)])
+      for i, layer in enumerate(space.layers)
+    ]
+  )
+  dot = functools.partial(jnp.dot, precision='highest')  # float32 on TPUs too.
   # The guard keeps the gradient of the root finite where all weights are 0.
-  return jnp.sqrt(jnp.sum(weights**2 * mask) / mask.sum() + 1e-12)
+  return jnp.sqrt(dot(subset, sums) + 1e-12) / jnp.sqrt(
+    dot(reference, sums) + constant
+  )
+
+
+def _sums_of_squares(layer: Layer, group: dict[str, Any]) -> Array:
+  """Of the subsets that a layer's decisions are about, float32 [subsets].
+
+  The superkernel's first: the ring of each kernel size by the channels of each
+  expansion ratio; behind them the squeeze's where it is searched. One vector
+  for all gates, since XLA makes a kernel of every operation on a scalar.
+  """
+  dot = functools.partial(jnp.dot, precision='highest')
+  kernel = group['depthwise']['kernel'].astype(jnp.float32)
+  rings = kernel_masks(layer.kernels).reshape(len(layer.kernels), -1)
+  channels = channel_masks(layer.expansions, layer.in_channels)
+  squares = (kernel**2).reshape(rings.shape[1], -1)
+  sums = dot(dot(rings, squares), channels.T).ravel()
+  if len(layer.squeeze_ratios) == 1:
+    return sums
+  squeeze = group['squeeze']['squeeze_kernel'].astype(jnp.float32)
+  return jnp.append(sums, jnp.sum(squeeze**2))
+
+
+@functools.lru_cache
+def _mean_squares(
+  space: SearchSpace,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+  """How a gate's mean squares come from all layers' `_sums_of_squares`.
+
+  Returns:
+    float32 [num_gates, sums] for the subset that the gate adds, the same for
+    what it is compared with, and what is added to that, [num_gates].
+  """
+  sizes = [
+    np.outer(
+      kernel_masks(layer.kernels).sum((1, 2, 3, 4)),
+      channel_masks(layer.expansions, layer.in_channels).sum(1),
+    )
+    for layer in space.layers
+  ]
+  counts = [
+    size.size + (len(layer.squeeze_ratios) > 1)
+    for size, layer in zip(sizes, space.layers, strict=True)
+  ]
+  starts = np.cumsum([0, *counts])
+  shape = (len(space.gates), starts[-1])
+  subset, reference = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+  constant = np.full(len(space.gates), 1e-12, np.float32)
+  for position, gate in enumerate(space.gates):
+    layer, size = space.layers[gate.layer], sizes[gate.layer]
+    start = starts[gate.layer]
+    own, base = (  # Views.
+      matrix[position, start : start + size.size].reshape(size.shape)
+      for matrix in (subset, reference)
+    )
+    if gate.kind == 'kernel':
+      own[gate.rank] = 1 / size[gate.rank].sum()
+      base[0] = 1 / size[0].sum()
+    elif gate.kind == 'expansion':
+      own[:, gate.rank] = 1 / size[:, gate.rank].sum()
+      base[:, 0] = 1 / size[:, 0].sum()
+    elif gate.kind == 'keep':
+      own[:, 0] = 1 / size[:, 0].sum()
+      constant[position] = 2 / layer.kernels[-1] ** 2
+    else:
+      block = layer.block(layer.choices[-1])
+      weights = block.mid_channels * block.squeeze_channels
+      subset[position, start + size.size] = 1 / weights
+      constant[position] = 2 / block.squeeze_channels
+  return subset, reference, constant
 
 
 def _hard(formulation, space, params, thresholds, noise):

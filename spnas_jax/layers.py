@@ -17,6 +17,7 @@ from jax import Array, lax
 
 from spnas_jax.architecture import Architecture, Block
 from spnas_jax.depthwise import depthwise_conv
+from spnas_jax.pointwise import pointwise_conv
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,18 +80,23 @@ def dense_uniform(key, shape, dtype=jnp.float32):
 
 
 def activate(x: Array, name: str) -> Array:
-  """'relu' or 'relu6'; written so that the TFLite converter fuses both."""
-  x = jnp.maximum(x, 0)
-  return jnp.minimum(x, 6) if name == 'relu6' else x
+  """'relu' or 'relu6', which the TFLite converter fuses.
+
+  By `jax.nn`, whose gradient selects; that of a bare maximum divides.
+  """
+  return jax.nn.relu6(x) if name == 'relu6' else jax.nn.relu(x)
 
 
 class BatchNorm(nn.Module):
-  """Batch norm over batch, height and width, statistics in float32."""
+  """Batch norm over batch, height and width, statistics in float32.
+
+  `gate` [] multiplies the output; inside the affine it costs nothing.
+  """
 
   style: Style
 
   @nn.compact
-  def __call__(self, x: Array, train: bool) -> Array:
+  def __call__(self, x: Array, train: bool, gate: Array | None = None) -> Array:
     shape = (x.shape[-1],)
     scale = self.param('scale', nn.initializers.ones, shape, jnp.float32)
     bias = self.param('bias', nn.initializers.zeros, shape, jnp.float32)
@@ -98,11 +104,11 @@ class BatchNorm(nn.Module):
     var_ = self.variable('batch_stats', 'var', jnp.ones, shape, jnp.float32)
     if train:
       wide = x.astype(jnp.float32)
-      moments = jnp.stack([wide.mean((0, 1, 2)), (wide * wide).mean((0, 1, 2))])
+      mean, square = wide.mean((0, 1, 2)), (wide * wide).mean((0, 1, 2))
       if self.style.axis_name is not None and not self.is_initializing():
-        moments = lax.pmean(moments, self.style.axis_name)
-      mean = moments[0]
-      var = jnp.maximum(moments[1] - mean * mean, 0.0)
+        moments = jnp.stack([mean, square])  # One reduction over devices.
+        mean, square = lax.pmean(moments, self.style.axis_name)
+      var = jnp.maximum(square - mean * mean, 0.0)
       if not self.is_initializing():
         keep = self.style.momentum
         mean_.value = keep * mean_.value + (1 - keep) * mean
@@ -111,11 +117,17 @@ class BatchNorm(nn.Module):
       mean, var = mean_.value, var_.value
     factor = scale * lax.rsqrt(var + self.style.epsilon)
     offset = bias - mean * factor
+    if gate is not None:
+      factor, offset = gate * factor, gate * offset
     return x * factor.astype(x.dtype) + offset.astype(x.dtype)
 
 
 class Conv(nn.Module):
-  """k x k convolution without bias, SAME or symmetric padding."""
+  """k x k convolution without bias, SAME or symmetric padding.
+
+  `input_scale` [C] multiplies the input's channels, by way of the kernel: the
+  activations, and the gradient's sums over them, are left alone.
+  """
 
   features: int
   kernel: int
@@ -124,14 +136,15 @@ class Conv(nn.Module):
   groups: int = 1
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Array, input_scale: Array | None = None) -> Array:
     k, inputs = self.kernel, x.shape[-1]
     shape = (k, k, inputs // self.groups, self.features)
-    kernel = self.param(
-      'kernel', stem_normal, shape, jnp.float32, self.groups
-    ).astype(x.dtype)
+    kernel = self.param('kernel', stem_normal, shape, jnp.float32, self.groups)
+    if input_scale is not None:
+      kernel = kernel * input_scale[:, None]
+    kernel = kernel.astype(x.dtype)
     if k == 1 and self.groups == 1 and self.style.implementation == 'auto':
-      return jnp.einsum('bhwi,io->bhwo', x, kernel[0, 0])
+      return pointwise_conv(x, kernel[0, 0])
     pads: Any = 'SAME'
     if self.style.padding == 'symmetric':
       pads = [(k // 2, k // 2)] * 2
@@ -230,11 +243,8 @@ class MBConv(nn.Module):
   ) -> Array:
     block, style = self.block, self.style
 
-    def scaled(y, factor):
-      return y * factor.astype(y.dtype)
-
-    def norm(name, y, act=True):
-      y = BatchNorm(style, name=name)(y, train)
+    def norm(name, y, act=True, gate=None):
+      y = BatchNorm(style, name=name)(y, train, gate)
       return activate(y, style.activation) if act else y
 
     y = x
@@ -249,9 +259,11 @@ class MBConv(nn.Module):
       y, gates.transform
     )
     y = norm('depthwise_bn', y)
-    if gates.channels is not None:
-      y = scaled(y, gates.channels)
+    channels = gates.channels
     if block.squeeze_channels:
+      if channels is not None:
+        # Squeezing sees closed channels as zeros, too.
+        y, channels = y * channels.astype(y.dtype), None
       factor = SqueezeExcite(block.squeeze_channels, style, name='squeeze')(y)
       if gates.squeeze is not None:
         gate = gates.squeeze.astype(y.dtype)
@@ -259,10 +271,9 @@ class MBConv(nn.Module):
       y = y * factor
     y = Conv(
       block.out_channels, 1, 1, style, block.groups, name='project_conv'
-    )(y)
-    y = norm('project_bn', y, act=block.op == 'dsa')
-    if gates.keep is not None:
-      y = scaled(y, gates.keep)
+    )(y, channels)
+    # The gate commutes with the activation: it is 0 or positive.
+    y = norm('project_bn', y, act=block.op == 'dsa', gate=gates.keep)
     return x + y if block.residual else y
 
 

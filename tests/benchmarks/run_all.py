@@ -5,13 +5,15 @@
 
 Each script's JSON goes to results/<script>.json with versions, load and date;
 benchmarks.md is written from whatever results there are, so one script can be
-repeated alone. Scripts whose figures need PyTorch leave them out without it.
+repeated alone. Figures that need PyTorch are left out without it, and so are
+those of the TPU compiler without libtpu (requirements-tpu.txt).
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime
+import importlib.util
 import json
 import os
 import pathlib
@@ -107,6 +109,31 @@ def multipath(r: dict[str, Any]) -> Figures:
       )
 
 
+def tpu(r: dict[str, Any]) -> Figures:
+  for row in r['rows'].values():
+    what = (
+      f'TPU compiler, {row["method"]}, {2 * len(row["expansions"])} operations '
+      f'a layer and the skip, {row["dtype"]}, {row["topology"]} '
+      f'({row["num_devices"]} devices), {r["images_per_device"]} images each'
+    )
+    own = row['programs']
+    if not all(program['fits'] for program in own):
+      needed = [program['needed_bytes_per_device'] or 0 for program in own]
+      yield what, f'does not fit: {max(needed) / 2**30:.1f} GiB needed'
+      continue
+    temp = max(program['temp_bytes_per_device'] for program in own) / 2**30
+    reduces = sum(program['num_all_reduces'] for program in own)
+    reduced = sum(program['all_reduce_bytes'] for program in own) / 1e6
+    cycles = sum(program['estimated_cycles'] for program in own) / 1e6
+    seconds = [program['estimated_step_seconds'] for program in own]
+    lasting = '' if None in seconds else f' ({sum(seconds):.3f} s)'
+    yield (
+      what,
+      f'{temp:.2f} GiB of temporaries, {reduces} all-reduces of {reduced:.1f} '
+      f'MB, {cycles:.0f} M cycles estimated{lasting}',
+    )
+
+
 # Script -> what to say of its JSON.
 SCRIPTS: dict[str, Callable[[dict[str, Any]], Figures]] = {
   'bench_step': step,
@@ -117,8 +144,11 @@ SCRIPTS: dict[str, Callable[[dict[str, Any]], Figures]] = {
   'bench_input': input_,
   'bench_export': export,
   'bench_table': table,
+  'bench_tpu': tpu,
 }
 WITH_TORCH = ('bench_step', 'bench_depthwise')
+# Left out where this package is not installed.
+NEEDS = {'bench_tpu': 'libtpu'}
 
 
 def run(script: str) -> None:
@@ -183,7 +213,9 @@ def main() -> None:
   parser.add_argument('--only', help='scripts, separated by commas')
   args = parser.parse_args()
   for script in args.only.split(',') if args.only else SCRIPTS:
-    if script:
+    if script in NEEDS and importlib.util.find_spec(NEEDS[script]) is None:
+      print(f'{script}: left out, needs {NEEDS[script]}', flush=True)
+    elif script:
       print(script, flush=True)
       run(script)
   (HERE / 'benchmarks.md').write_text(markdown())
