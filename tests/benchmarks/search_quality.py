@@ -432,6 +432,7 @@ def summary(results: dict[str, Any]) -> str:
     _gate_table(results),
     _tau(results),
     _effects(results),
+    _ceiling(results),
   ]
   return '\n'.join(part for part in parts if part)
 
@@ -667,6 +668,31 @@ def _effects(results):
         for effect, error in _least_squares(counts, values)
       ]
       lines.append(f'| {name} | {len(values)} | {" | ".join(cells)} |')
+  return '\n'.join(lines) if len(lines) > empty else ''
+
+
+def _ceiling(results):
+  """What the best judge there is, a whole training, says of another one."""
+  lines = [
+    '\n### How well one training predicts another of the same networks\n',
+    "| target | Kendall's tau between two training seeds | gain of the three "
+    'best by one seed, in the other |',
+    '|---|---|---|',
+  ]
+  empty = len(lines)
+  for share in TRAINED_SHARES:
+    tops = 100 * top1_by_network(results, 'random', share)
+    if np.isnan(tops).any():
+      continue
+    tau = scipy.stats.kendalltau(*tops.T).statistic
+    gains = [
+      tops[np.argsort(-judge)[:3], 1 - seed].mean() - tops[:, 1 - seed].mean()
+      for seed, judge in enumerate(tops.T)
+    ]
+    lines.append(
+      f'| {100 * share:.0f}% | {tau:.2f} ({len(tops)} networks) | '
+      f'{np.mean(gains):+.2f} points ({gains[0]:+.2f}, {gains[1]:+.2f}) |'
+    )
   return '\n'.join(lines) if len(lines) > empty else ''
 
 
