@@ -29,6 +29,8 @@ STEPS = 16
 
 def get_config() -> ConfigDict:
   c = default_config()
+  # Under seed 0 two networks tie to rounding, and runs that agree decode apart.
+  c.seed = 1
   c.dataset.update(image_size=12, train_examples=128, test_examples=50)
   c.space.update(
     channels=(8, 12), layers=(2, 2), strides=(2, 1), expansions=(2, 4)
