@@ -3,7 +3,8 @@
   python -m tests.benchmarks.bench_tpu [--only=v5e] [--runs=runs/bench_tpu]
 
 128 images a device (1024 on the paper's v2-8), each row compiled once and kept
-in `--runs`, so an interrupted run goes on; minutes a row on two CPU cores.
+in `--runs`, so an interrupted run goes on; minutes and 5 to more than 12 GiB of
+host memory a row.
 
 * scaling: memory, all-reduces and the compiler's estimate of a step as a slice
   grows, on v2, v3, v4 and v5e.
