@@ -80,8 +80,14 @@ def run_steps(
       stage, first, total_steps, steps_per_epoch, recipe.batch_size
     )
     batches = batches_from(first)
+    metrics: Any = None
     for step, batch in zip(range(first, total_steps), batches, strict=False):
+      before = metrics
       state, metrics = step_fn(state, batch)
+      # One step runs, one waits. More of them gain nothing, and on a CPU with
+      # more devices than cores some dozens wait for each other's threads: XLA
+      # aborts the process after 40 seconds.
+      jax.block_until_ready(before)
       done = step + 1
       log = done % recipe.log_every_steps == 0 or done == total_steps
       save = done % every == 0 or done == total_steps

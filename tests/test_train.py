@@ -123,13 +123,17 @@ def test_a_network_of_ones_own_is_trained(kind, finished, tmp_path):
 
 @pytest.fixture(scope='module')
 def learned(tmp_path_factory):
-  """A workdir whose supernet has learned something: 352 steps."""
+  """A workdir whose supernet has learned something: 1,056 steps.
+
+  None is logged or saved before the last: on four devices that share two cores
+  the process aborts unless the loop itself waits for its steps.
+  """
   config = tiny_run.config(
     dataset__train_examples=0,
-    search__epochs=8.0,
+    search__epochs=24.0,
     search__learning_rate=0.3,
-    search__log_every_steps=100,
-    search__checkpoint_epochs=8.0,
+    search__log_every_steps=2000,
+    search__checkpoint_epochs=24.0,
   )
   folder = tmp_path_factory.mktemp('learned') / 'run'
   search.run(config, Workdir(folder))
@@ -154,8 +158,7 @@ def test_inherited_weights_start_above_chance(learned):
   """The decoded network has what its supernet learned, untrained ones do not:
   weights are cut out of the right layers, kernels and channels."""
   folder, config = learned
-  # 8 epochs of a network this small come to 30-50%, 2.5 points of noise.
-  assert first_accuracies(folder, config, 'inherit') > 2.5 * CHANCE
+  assert first_accuracies(folder, config, 'inherit') > 4 * CHANCE
   assert first_accuracies(folder, config, 'scratch') < 2 * CHANCE
 
 
