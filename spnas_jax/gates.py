@@ -39,6 +39,9 @@ from spnas_jax.superkernel import (
 )
 from spnas_jax.supernet import layer_name
 
+# float32 on TPUs, too.
+_dot = functools.partial(jnp.dot, precision='highest')
+
 
 class Gates(flax.struct.PyTreeNode):
   """Decisions or probabilities of a space's gates, float32 [num_gates]."""
@@ -163,10 +166,9 @@ def relative_importance(space: SearchSpace, params: dict[str, Any]) -> Array:
       for i, layer in enumerate(space.layers)
     ]
   )
-  dot = functools.partial(jnp.dot, precision='highest')  # float32 on TPUs too.
   # The guard keeps the gradient of the root finite where all weights are 0.
-  return jnp.sqrt(dot(subset, sums) + 1e-12) / jnp.sqrt(
-    dot(reference, sums) + constant
+  return jnp.sqrt(_dot(subset, sums) + 1e-12) / jnp.sqrt(
+    _dot(reference, sums) + constant
   )
 
 
@@ -177,12 +179,11 @@ def _sums_of_squares(layer: Layer, group: dict[str, Any]) -> Array:
   expansion ratio; behind them the squeeze's where it is searched. One vector
   for all gates, since XLA makes a kernel of every operation on a scalar.
   """
-  dot = functools.partial(jnp.dot, precision='highest')
   kernel = group['depthwise']['kernel'].astype(jnp.float32)
   rings = kernel_masks(layer.kernels).reshape(len(layer.kernels), -1)
   channels = channel_masks(layer.expansions, layer.in_channels)
   squares = (kernel**2).reshape(rings.shape[1], -1)
-  sums = dot(dot(rings, squares), channels.T).ravel()
+  sums = _dot(_dot(rings, squares), channels.T).ravel()
   if len(layer.squeeze_ratios) == 1:
     return sums
   squeeze = group['squeeze']['squeeze_kernel'].astype(jnp.float32)

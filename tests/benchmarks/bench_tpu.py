@@ -39,7 +39,7 @@ from spnas_jax.table_entries import space_entries
 from spnas_jax.tpu_compiler import describe, tpu_devices, try_batch
 
 SHARE = 128
-PAPER, NINE = (3, 6), (1, 2, 3, 6)
+PAPER, WIDE = (3, 6), (1, 2, 3, 6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,13 +53,9 @@ class Row:
 
   @property
   def key(self) -> str:
+    operations = 2 * len(self.expansions)
     topology = self.topology.replace(':', '-')
-    return f'{topology}_{self.method}_{self.candidates}_{self.dtype}'
-
-  @property
-  def candidates(self) -> int:
-    """Operations of a layer without the skip."""
-    return 2 * len(self.expansions)
+    return f'{topology}_{self.method}_{operations}_{self.dtype}'
 
 
 ROWS = (
@@ -67,8 +63,8 @@ ROWS = (
   Row('v2:2x2', dtype='float32'),
   Row('v2:2x2', 'fbnet'),
   Row('v2:2x2', 'fbnet', 'float32'),
-  Row('v2:2x2', 'fbnet', expansions=NINE),
-  Row('v2:2x2', 'fbnet', 'float32', NINE),
+  Row('v2:2x2', 'fbnet', expansions=WIDE),
+  Row('v2:2x2', 'fbnet', 'float32', WIDE),
   Row('v3:4x4'),
   Row('v4:2x2x2'),
   Row('v4:4x4x4'),
