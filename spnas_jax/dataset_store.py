@@ -12,11 +12,13 @@ import fcntl
 import io
 import os
 import pathlib
+import re
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 from absl import logging
+from etils import epath
 from ml_collections import ConfigDict
 
 from spnas_jax import tensorflow_setup
@@ -28,6 +30,10 @@ FASHION_MNIST_DIR = '/usr/share/datasets/fashion-mnist'
 # Data sets with a builder in `dataset_builders.py`, and their version there.
 LOCAL_VERSIONS = {'digits': '1.0.0', 'fashion_mnist': '1.0.0'}
 
+# 'name', 'name/config', 'name:version' or both; what else tfds may understand
+# (namespaces, CamelCase) is left to it.
+_PLAIN_NAME = re.compile(r'([a-z0-9_]+)(/[^:]*)?(:\d.*)?')
+
 
 def data_dir(dataset_config: ConfigDict) -> str:
   """The folder of the prepared data sets, the empty default filled in."""
@@ -37,7 +43,13 @@ def data_dir(dataset_config: ConfigDict) -> str:
 
 
 def find_prepared(dataset_config: ConfigDict) -> Any:
-  """Returns a read-only tfds builder, or None if nothing is prepared."""
+  """Returns a read-only tfds builder, or None if nothing is prepared.
+
+  tfds takes a second to import, and is not where there is no folder to read.
+  """
+  plain = _PLAIN_NAME.fullmatch(dataset_config.name)
+  if plain and not (epath.Path(data_dir(dataset_config)) / plain[1]).exists():
+    return None
   tfds = tensorflow_setup.load_tfds()
   kwargs = {'data_dir': data_dir(dataset_config)}
   if dataset_config.name in LOCAL_VERSIONS:

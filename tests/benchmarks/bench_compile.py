@@ -20,7 +20,7 @@ import time
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
-from tests.benchmarks.bench_step import CASES
+from tests.benchmarks.bench_step import CPU_CASES
 
 
 def child(case: str) -> dict[str, float]:
@@ -33,7 +33,7 @@ def child(case: str) -> dict[str, float]:
   from spnas_jax.tpu_compiler import lower
 
   startup.prepare_jax()
-  module, size, batch = CASES[case]
+  module, size, batch, *_ = CPU_CASES[case]
   config = importlib.import_module(f'configs.{module}').get_config()
   config.search.dtype = 'float32'
   table = LatencyTable.load(config.latency_table)
@@ -58,7 +58,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--case', choices=CASES, default='imagenet_224')
+  parser.add_argument('--case', choices=CPU_CASES, default='imagenet_224')
   parser.add_argument('--child', action='store_true', help=argparse.SUPPRESS)
   args = parser.parse_args()
   if args.child:

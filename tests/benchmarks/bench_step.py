@@ -13,8 +13,10 @@ Takes turns, one timed step each a round, in an order drawn for every round:
           without --torch_python
 
 Cases: the ImageNet space with batch 8 at 224 px and batch 32 at 32 px, and
-configs/fashion_mnist.py with its own batch. float32; images are made up and lie
-in memory. The others' threads sleep before each turn.
+configs/fashion_mnist.py with its own batch, all float32; for a GPU
+(bench_gpu.py) the ImageNet space with batch 256 at 224 px in bfloat16, PyTorch
+with autocast. Images are made up and lie in memory. The others' threads sleep
+before each turn.
 
 Prints one JSON object: medians, least times, ratios of medians, seconds of
 compilation with an empty cache.
@@ -24,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import importlib
 import json
 import os
@@ -32,25 +35,40 @@ import random
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 PAUSE_SECONDS = 0.05
-# Case -> (config module, image size, batch); None = the config's own.
-CASES: dict[str, tuple[str, int | None, int | None]] = {
-  'imagenet_224': ('imagenet_search', 224, 8),
-  'imagenet_32': ('imagenet_search', 32, 32),
-  'fashion_mnist': ('fashion_mnist', None, None),
+
+
+class Case(NamedTuple):
+  """What is trained; None = the config's own."""
+
+  module: str
+  image_size: int | None
+  batch: int | None
+  dtype: str = 'float32'
+  steps: int = 1  # a turn, waited for at its end
+
+
+CPU_CASES = {
+  'imagenet_224': Case('imagenet_search', 224, 8),
+  'imagenet_32': Case('imagenet_search', 32, 32),
+  'fashion_mnist': Case('fashion_mnist', None, None),
 }
+GPU_CASES = {
+  'imagenet_224_amp': Case('imagenet_search', 224, 256, 'bfloat16', 5),
+}
+CASES = CPU_CASES | GPU_CASES
 
 
-def timed(step: Callable[[], Any]) -> float:
-  """Milliseconds of one call."""
+def timed(turn: Callable[[], Any], steps: int) -> float:
+  """Milliseconds of a step, from a turn of several."""
   time.sleep(PAUSE_SECONDS)
   start = time.perf_counter()
-  step()
-  return (time.perf_counter() - start) * 1e3
+  turn()
+  return (time.perf_counter() - start) * 1e3 / steps
 
 
 # --- ours ---------------------------------------------------------------------
@@ -76,9 +94,9 @@ def our_steps(case: str):
   from spnas_jax.train import training_parts
   from spnas_jax.train_state import TrainState
 
-  module, size, batch = CASES[case]
+  module, size, batch, dtype, num_steps = CASES[case]
   config = importlib.import_module(f'configs.{module}').get_config()
-  config.search.dtype = config.train.dtype = 'float32'
+  config.search.dtype = config.train.dtype = dtype
   # Resolved before the size is changed: a table is of one size.
   space, table = make_space(config), LatencyTable.load(config.latency_table)
   target_ms, _, _ = resolve_target(config, space, table)
@@ -117,31 +135,34 @@ def our_steps(case: str):
     run, state = pmap_step(step), replicate(state)
     compiled = run.lower(state, data).compile()
     seconds[name] = round(time.perf_counter() - start, 2)
-    steps[name] = _stepper(jax, compiled, state, data)
+    steps[name] = _turn(jax, compiled, state, data, num_steps)
   return steps, seconds, arch, config.dataset.image_size, shape[1]
 
 
-def _stepper(jax, compiled, state, data) -> Callable[[], Any]:
+def _turn(jax, compiled, state, data, num_steps) -> Callable[[], Any]:
   data = jax.pmap(lambda x: x)(data)  # Onto the device, once.
 
-  def step():
+  def turn():
     nonlocal state
-    state, _ = compiled(state, data)
+    for _ in range(num_steps):
+      state, _ = compiled(state, data)
     jax.block_until_ready(state)
 
-  return step
+  return turn
 
 
 # --- theirs -------------------------------------------------------------------
 
 
 def serve() -> None:
-  """PyTorch's half: the set-up on one line, then a step for each line."""
+  """PyTorch's half: the set-up on one line, then a turn for each line."""
   import torch
   from torch import nn
 
   setup = json.loads(sys.stdin.readline())
   torch.set_num_threads(setup['threads'])
+  torch.backends.cudnn.benchmark = True
+  device = torch.device(setup['device'])
   arch, batch, size = setup['arch'], setup['batch'], setup['size']
 
   def conv(inputs, outputs, kernel=1, stride=1, groups=1, act=True):
@@ -183,23 +204,31 @@ def serve() -> None:
     nn.AdaptiveAvgPool2d(1),
     nn.Flatten(),
     nn.Linear(arch['head_channels'], arch['num_classes']),
-  ).to(memory_format=torch.channels_last)
+  ).to(device, memory_format=torch.channels_last)
   loss = nn.CrossEntropyLoss(label_smoothing=0.1)
   optimizer = torch.optim.RMSprop(
     model.parameters(), lr=1e-3, alpha=0.9, momentum=0.9, eps=1e-3
   )
   images = torch.randn(batch, arch['input_channels'], size, size)
-  images = images.to(memory_format=torch.channels_last)
-  labels = torch.randint(arch['num_classes'], (batch,))
+  images = images.to(device, memory_format=torch.channels_last)
+  labels = torch.randint(arch['num_classes'], (batch,)).to(device)
+  mixed = torch.autocast(
+    device.type, torch.bfloat16, enabled=setup['dtype'] == 'bfloat16'
+  )
 
-  def step():
-    optimizer.zero_grad(set_to_none=True)
-    loss(model(images), labels).backward()
-    optimizer.step()
+  def turn():
+    for _ in range(setup['steps']):
+      optimizer.zero_grad(set_to_none=True)
+      with mixed:
+        error = loss(model(images), labels)
+      error.backward()
+      optimizer.step()
+    if device.type == 'cuda':
+      torch.cuda.synchronize()
 
   print(json.dumps(torch.__version__), flush=True)
   for _ in sys.stdin:
-    print(json.dumps(timed(step)), flush=True)
+    print(json.dumps(timed(turn, setup['steps'])), flush=True)
 
 
 # --- both ---------------------------------------------------------------------
@@ -207,23 +236,34 @@ def serve() -> None:
 
 def measure(case: str, rounds: int, torch_python: str | None) -> dict[str, Any]:
   """Medians of one case."""
-  steps, seconds, arch, size, batch = our_steps(case)
+  import jax
+
+  turns, seconds, arch, size, batch = our_steps(case)
+  num_steps = CASES[case].steps
   contenders: dict[str, Callable[[], float]] = {
-    name: (lambda step=step: timed(step)) for name, step in steps.items()
+    name: functools.partial(timed, turn, num_steps)
+    for name, turn in turns.items()
   }
   torch, version = None, None
   if torch_python:
     # The served half runs where this project is not.
     from tests.benchmarks.peer_process import PeerProcess
 
-    threads = len(os.sched_getaffinity(0))
     network = dataclasses.asdict(arch)
     network.pop('provenance')
     torch = PeerProcess(torch_python, __file__, '--serve')
     version = torch.ask(
-      {'arch': network, 'size': size, 'batch': batch, 'threads': threads}
+      {
+        'arch': network,
+        'size': size,
+        'batch': batch,
+        'threads': len(os.sched_getaffinity(0)),
+        'device': 'cuda' if jax.default_backend() == 'gpu' else 'cpu',
+        'dtype': CASES[case].dtype,
+        'steps': num_steps,
+      }
     )
-    contenders['torch'] = lambda: torch.ask('step')
+    contenders['torch'] = functools.partial(torch.ask, 'turn')
   load = os.getloadavg()[0]
   for _ in range(2):
     for contender in contenders.values():
@@ -245,6 +285,10 @@ def measure(case: str, rounds: int, torch_python: str | None) -> dict[str, Any]:
   return {
     'image_size': size,
     'batch': batch,
+    'dtype': CASES[case].dtype,
+    'images_per_s': {
+      name: round(1e3 * batch / ms, 1) for name, ms in median.items()
+    },
     'median_ms': {name: round(ms, 2) for name, ms in median.items()},
     'least_ms': {name: round(min(own), 2) for name, own in times.items()},
     'ratios': {name: round(ratio, 3) for name, ratio in ratios.items()},
@@ -254,12 +298,32 @@ def measure(case: str, rounds: int, torch_python: str | None) -> dict[str, Any]:
   }
 
 
+def report(
+  cases: Sequence[str], rounds: int, torch_python: str | None
+) -> dict[str, Any]:
+  """Measures the cases one after the other."""
+  import jax
+
+  # Compiling is measured, so nothing may come from a cache.
+  jax.config.update('jax_enable_compilation_cache', False)
+  return {
+    'machine': {
+      'processor': platform.processor() or platform.machine(),
+      'cores': len(os.sched_getaffinity(0)),
+      'device': jax.devices()[0].device_kind,
+      'jax': jax.__version__,
+      'malloc': os.environ.get('GLIBC_TUNABLES', ''),
+    },
+    'cases': {case: measure(case, rounds, torch_python) for case in cases},
+  }
+
+
 def main() -> None:
   """Measures and prints."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument('--cases', default=','.join(CASES))
+  parser.add_argument('--cases', default=','.join(CPU_CASES))
   parser.add_argument('--rounds', type=int, default=21)
   parser.add_argument('--torch_python', help='an interpreter that has PyTorch')
   parser.add_argument('--serve', action='store_true', help=argparse.SUPPRESS)
@@ -267,23 +331,11 @@ def main() -> None:
   if args.serve:
     serve()
     return
-  import jax
-
-  # Compiling is measured, so nothing may come from a cache.
-  jax.config.update('jax_enable_compilation_cache', False)
-  result = {
-    'machine': {
-      'processor': platform.processor() or platform.machine(),
-      'cores': len(os.sched_getaffinity(0)),
-      'jax': jax.__version__,
-      'malloc': os.environ.get('GLIBC_TUNABLES', ''),
-    },
-    'cases': {
-      case: measure(case, args.rounds, args.torch_python)
-      for case in args.cases.split(',')
-    },
-  }
-  print(json.dumps(result, indent=2))
+  print(
+    json.dumps(
+      report(args.cases.split(','), args.rounds, args.torch_python), indent=2
+    )
+  )
 
 
 if __name__ == '__main__':

@@ -5,8 +5,9 @@
 
 Each script's JSON goes to results/<script>.json with versions, load and date;
 benchmarks.md is written from whatever results there are, so one script can be
-repeated alone. Figures that need PyTorch are left out without it, and so are
-those of the TPU compiler without libtpu (requirements-tpu.txt).
+repeated alone. Figures that need PyTorch are left out without it, those of the
+TPU compiler without libtpu (requirements-tpu.txt), and those of a GPU without
+JAX's CUDA plugin.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ Figures = Iterator[tuple[str, str]]
 
 
 def step(r: dict[str, Any]) -> Figures:
+  device = r['machine'].get('device', 'cpu')
   for case, own in r['cases'].items():
-    what = f'{case}, batch {own["batch"]} at {own["image_size"]} px'
-    yield f'{what}: search step', f'{own["median_ms"]["search"]:.0f} ms'
+    what = f'{device}, {case}, batch {own["batch"]} at {own["image_size"]} px'
+    for name, ms in own['median_ms'].items():
+      rate = 1e3 * own['batch'] / ms
+      yield f'{what}: {name} step', f'{ms:.1f} ms, {rate:,.0f} images/s'
     for name, ratio in own['ratios'].items():
       yield f'{what}: {name.replace("_over_", " / ")}', f'{ratio:.3f}'
 
@@ -145,10 +149,14 @@ SCRIPTS: dict[str, Callable[[dict[str, Any]], Figures]] = {
   'bench_export': export,
   'bench_table': table,
   'bench_tpu': tpu,
+  'bench_gpu': step,
 }
-WITH_TORCH = ('bench_step', 'bench_depthwise')
-# Left out where this package is not installed.
-NEEDS = {'bench_tpu': 'libtpu'}
+WITH_TORCH = ('bench_step', 'bench_gpu', 'bench_depthwise')
+# Left out where none of these packages is installed.
+NEEDS = {
+  'bench_tpu': ('libtpu',),
+  'bench_gpu': ('jax_cuda13_plugin', 'jax_cuda12_plugin'),
+}
 
 
 def run(script: str) -> None:
@@ -213,8 +221,9 @@ def main() -> None:
   parser.add_argument('--only', help='scripts, separated by commas')
   args = parser.parse_args()
   for script in args.only.split(',') if args.only else SCRIPTS:
-    if script in NEEDS and importlib.util.find_spec(NEEDS[script]) is None:
-      print(f'{script}: left out, needs {NEEDS[script]}', flush=True)
+    wanted = NEEDS.get(script, ())
+    if wanted and not any(map(importlib.util.find_spec, wanted)):
+      print(f'{script}: left out, needs {" or ".join(wanted)}', flush=True)
     elif script:
       print(script, flush=True)
       run(script)
