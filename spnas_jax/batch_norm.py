@@ -37,6 +37,7 @@ def estimate_batch_stats(
   for batch in batches:
     stats = step(state, {'image': batch['image']})
     total = stats if total is None else jax.tree.map(lax.add, total, stats)
+    jax.block_until_ready(total)  # As in `loop.py`: no queue of programs.
     count += 1
   return jax.tree.map(lambda s: s / count, total)
 

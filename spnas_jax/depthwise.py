@@ -2,6 +2,10 @@
 
 TPU and GPU have fast kernels for a convolution with one group per channel, so
 there it is `lax.conv_general_dilated` and whatever JAX differentiates that to.
+On an H200 (bfloat16, batch 128) the depthwise layers of the ImageNet network
+take 2.7 ms forward, 3.1 the input gradient and 3.1 the kernel gradient; by the
+sums below 6.8 and 7.1, by k * k reductions 15.6. For a TPU v2 the compiler
+estimates the sums at 2.7 to 6 times the cycles of the primitive.
 
 XLA:CPU has none: it treats every channel as a convolution of its own, and the
 gradients of a training step take tens of times longer than the arithmetic in

@@ -21,6 +21,9 @@ seeds and targets apart; targets are shares of the largest network's ms):
 * ranking   scores of all random networks inside those supernets, and inside one
             that was searched.
 
+In configs/fashion_mnist_small.py, whose networks differ more, the rows search,
+train, evolution, supernet and ranking once more, at the two targets of 'train'.
+
 Every row is a process of its own, pinned to one core, two at a time; what is
 finished stands in `results/search_quality.json` and is not done again unless
 its configuration changed. Long rows resume inside `--runs` too.
@@ -30,6 +33,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import pathlib
@@ -52,6 +56,7 @@ from spnas_jax.random_search import draw, score_from_scratch
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
 
 HERE = pathlib.Path(__file__).resolve().parent
+FASHION, SMALL = 'fashion_mnist', 'fashion_mnist_small'
 RESULTS = HERE / 'results' / 'search_quality.json'
 SHARES = (0.40, 0.55, 0.70, 0.85)
 TRAINED_SHARES = (0.40, 0.55)
@@ -93,7 +98,7 @@ class Row:
   """One result: what is done, and under which key it is kept."""
 
   kind: str
-  data: str = 'fashion_mnist'
+  data: str = FASHION
   share: float = 0.0
   group: str = ''
   index: int = 0
@@ -116,44 +121,55 @@ def rows() -> list[Row]:
       for seed in SEARCH_SEEDS
     ]
 
-  def trained(group, count, shares=TRAINED_SHARES, seeds=TRAIN_SEEDS):
+  def trained(
+    group, count, shares=TRAINED_SHARES, seeds=TRAIN_SEEDS, data=FASHION
+  ):
     return [
-      Row('train', share=share, group=group, index=index, seed=seed)
+      Row('train', data, share, group, index, seed)
       for seed in seeds
       for share in shares
       for index in range(count)
     ]
 
+  middle = TRAINED_SHARES[-1]
   return [
     *trained('random', NUM_RANDOM, TRAINED_SHARES[:1], TRAIN_SEEDS[:1]),
-    *searches('fashion_mnist', SHARES),
+    *searches(FASHION, SHARES),
     *trained('found', len(SEARCH_SEEDS)),
     *trained('random', NUM_RANDOM, TRAINED_SHARES[1:], TRAIN_SEEDS[:1]),
-    Row('gates', share=TRAINED_SHARES[-1], group='sampled'),
-    Row('gates', share=TRAINED_SHARES[-1], group='official'),
+    Row('gates', share=middle, group='sampled'),
+    Row('gates', share=middle, group='official'),
     *(Row('evolution', share=share) for share in SHARES),
-    *(Row('supernet', share=TRAINED_SHARES[-1], group=g) for g in ('', *KEEP)),
-    *(Row('ranking', share=TRAINED_SHARES[-1], group=g) for g in RANKED),
+    *(Row('supernet', share=middle, group=g) for g in ('', *KEEP)),
+    *(Row('ranking', share=middle, group=g) for g in RANKED),
     *searches('digits', SHARES),
     *searches('digits_made_up', SHARES),
     *trained('random', NUM_RANDOM, seeds=TRAIN_SEEDS[1:]),
     *trained('evolved', 1),
     *trained('spread', NUM_SPREAD, (0.0,), TRAIN_SEEDS[:1]),
+    *trained('random', NUM_RANDOM, data=SMALL),
+    *searches(SMALL, TRAINED_SHARES),
+    *trained('found', len(SEARCH_SEEDS), data=SMALL),
+    *trained('spread', NUM_SPREAD, (0.0,), TRAIN_SEEDS[:1], SMALL),
+    Row('supernet', SMALL, middle),
+    *(Row('ranking', SMALL, middle, g) for g in ('search', 'supernet')),
+    *(Row('evolution', SMALL, share) for share in TRAINED_SHARES),
+    *trained('evolved', 1, data=SMALL),
   ]
 
 
 def needs(row: Row) -> Row | None:
   """The row that must be finished first."""
   if row.group == 'found':
-    return Row('search', share=row.share, seed=row.index)
+    return Row('search', row.data, row.share, seed=row.index)
   if row.group == 'evolved':
-    return Row('evolution', share=row.share)
+    return Row('evolution', row.data, row.share)
   if row.kind == 'ranking':
     if row.group in KEEP:
-      return Row('supernet', share=row.share, group=row.group)
-    return Row(row.group, share=row.share)
+      return Row('supernet', row.data, row.share, row.group)
+    return Row(row.group, row.data, row.share)
   if row.kind == 'evolution' or row.group == 'sampled':
-    return Row('search', share=row.share)
+    return Row('search', row.data, row.share)
   return None
 
 
@@ -194,11 +210,10 @@ def made_up_table(config: ConfigDict) -> LatencyTable:
 
 def configuration(row: Row, runs: pathlib.Path) -> ConfigDict:
   """What a row runs under."""
-  from configs import digits, fashion_mnist
+  from configs import digits, fashion_mnist, fashion_mnist_small
 
-  config = (
-    fashion_mnist if row.data == 'fashion_mnist' else digits
-  ).get_config()
+  own = {FASHION: fashion_mnist, SMALL: fashion_mnist_small}
+  config = own.get(row.data, digits).get_config()
   config.seed = row.seed if row.kind == 'search' else 0
   if row.data == 'digits_made_up':
     path = runs / 'made_up.json'
@@ -425,14 +440,16 @@ def _process(row: Row, runs: pathlib.Path, core: int) -> subprocess.Popen:
 def summary(results: dict[str, Any]) -> str:
   """Tables in Markdown."""
   parts = [
-    *(_landing(results, data) for data in ('fashion_mnist', 'digits')),
-    _landing(results, 'digits_made_up'),
-    _against_random(results),
-    _evolution(results),
+    *(
+      _landing(results, data)
+      for data in (FASHION, 'digits', 'digits_made_up', SMALL)
+    ),
     _gate_table(results),
-    _tau(results),
-    _effects(results),
-    _ceiling(results),
+    *(
+      table(results, data)
+      for data in (FASHION, SMALL)
+      for table in (_against_random, _evolution, _tau, _effects, _ceiling)
+    ),
   ]
   return '\n'.join(part for part in parts if part)
 
@@ -462,7 +479,7 @@ def _landing(results, data):
   return '\n'.join(lines) if len(lines) > empty else ''
 
 
-def top1_by_network(results, group: str, share: float) -> np.ndarray:
+def top1_by_network(results, data: str, group: str, share: float) -> np.ndarray:
   """Top-1 of the group's networks [networks, training seeds]; NaN = missing."""
   count = {
     'random': NUM_RANDOM,
@@ -473,9 +490,9 @@ def top1_by_network(results, group: str, share: float) -> np.ndarray:
   return np.array(
     [
       [
-        results.get(
-          Row('train', 'fashion_mnist', share, group, i, seed).key, {}
-        ).get('top1', np.nan)
+        results.get(Row('train', data, share, group, i, seed).key, {}).get(
+          'top1', np.nan
+        )
         for seed in TRAIN_SEEDS
       ]
       for i in range(count[group])
@@ -483,16 +500,16 @@ def top1_by_network(results, group: str, share: float) -> np.ndarray:
   )
 
 
-def _against_random(results):
+def _against_random(results, data):
   lines = [
-    '\n### Found against random networks of the same latency, from scratch\n',
+    f'\n### Found against random networks of one latency: {data}\n',
     '| target | random: mean ± sd over networks (best) | sd over training '
     'seeds | found | difference ± standard error | evolved |',
     '|---|---|---|---|---|---|',
   ]
   for share in TRAINED_SHARES:
     tops = {
-      group: 100 * top1_by_network(results, group, share)
+      group: 100 * top1_by_network(results, data, group, share)
       for group in ('random', 'found', 'evolved')
     }
     if np.isnan(tops['random']).all():
@@ -530,15 +547,15 @@ def _against_random(results):
   return '\n'.join(lines) if len(lines) > 3 else ''
 
 
-def _evolution(results):
+def _evolution(results, data):
   lines = [
-    "\n### Evolution against the gates' own decision, same supernet\n",
+    f"\n### Evolution against the gates' own, same supernet: {data}\n",
     '| target | gates: CE scored, test top-1 | evolution: CE scored, test '
     'top-1 | networks scored | seconds (one core) |',
     '|---|---|---|---|---|',
   ]
   for share in SHARES:
-    r = results.get(Row('evolution', share=share).key)
+    r = results.get(Row('evolution', data, share).key)
     if r is None:
       continue
     own = r['gates_own_scored']['supernet_cross_entropy']
@@ -579,9 +596,9 @@ def _gate_table(results):
   return '\n'.join(lines) if len(lines) > 3 else ''
 
 
-def _tau(results):
+def _tau(results, data):
   lines = [
-    "\n### Kendall's tau, supernet cross-entropy against top-1 from scratch\n",
+    f"\n### Kendall's tau, supernet's CE against top-1 from scratch: {data}\n",
     '| supernet | whole space | both bands | '
     + ' | '.join(f'{100 * share:.0f}%' for share in TRAINED_SHARES)
     + ' |',
@@ -592,7 +609,7 @@ def _tau(results):
       [
         np.mean(seeds[~np.isnan(seeds)]) if not np.isnan(seeds).all() else None
         for seeds in top1_by_network(
-          results, 'random' if share else 'spread', share
+          results, data, 'random' if share else 'spread', share
         )
       ],
       float,
@@ -600,7 +617,7 @@ def _tau(results):
     for share in (0.0, *TRAINED_SHARES)
   }
   for group in RANKED:
-    r = results.get(Row('ranking', share=TRAINED_SHARES[-1], group=group).key)
+    r = results.get(Row('ranking', data, TRAINED_SHARES[-1], group).key)
     if r is None:
       continue
     trained = np.array([top1[n['share']][n['index']] for n in r['networks']])
@@ -620,11 +637,16 @@ def _tau(results):
   return '\n'.join(lines) if len(lines) > 3 else ''
 
 
-def _effects(results):
+def _effects(results, data):
   """Which decision is worth how much, from scratch and in a supernet."""
-  kinds = ('5x5 for 3x3', 'expansion 6 for 3', 'one more layer')
+  expansions = (1, 3, 6) if data == SMALL else (3, 6)
+  kinds = (
+    '5x5 for 3x3',
+    *(f'expansion {b} for {a}' for a, b in itertools.pairwise(expansions)),
+    'one more layer',
+  )
   lines = [
-    '\n### Change of the cross-entropy by a decision, times 1000\n',
+    f'\n### Change of the cross-entropy by a decision, times 1000: {data}\n',
     'Least squares over all random networks trained from scratch; ± standard '
     'error.\n',
     '| in | networks | ' + ' | '.join(kinds) + ' |',
@@ -632,7 +654,7 @@ def _effects(results):
   ]
   empty = len(lines)
   for group in RANKED:
-    r = results.get(Row('ranking', share=TRAINED_SHARES[-1], group=group).key)
+    r = results.get(Row('ranking', data, TRAINED_SHARES[-1], group).key)
     if r is None:
       continue
     counts, scratch, supernet = [], [], []
@@ -641,11 +663,7 @@ def _effects(results):
       own = [
         results[key]['cross_entropy']
         for seed in TRAIN_SEEDS
-        if (
-          key := Row(
-            'train', 'fashion_mnist', n['share'], name, n['index'], seed
-          ).key
-        )
+        if (key := Row('train', data, n['share'], name, n['index'], seed).key)
         in results
       ]
       if own:
@@ -653,7 +671,7 @@ def _effects(results):
         counts.append(
           (
             sum(b.kernel == 5 for b in blocks),
-            sum(b.expansion == 6 for b in blocks),
+            *(sum(b.expansion >= e for b in blocks) for e in expansions[1:]),
             len(blocks),
           )
         )
@@ -671,17 +689,17 @@ def _effects(results):
   return '\n'.join(lines) if len(lines) > empty else ''
 
 
-def _ceiling(results):
+def _ceiling(results, data):
   """What the best judge there is, a whole training, says of another one."""
   lines = [
-    '\n### How well one training predicts another of the same networks\n',
+    f'\n### How well one training predicts another of the networks: {data}\n',
     "| target | Kendall's tau between two training seeds | gain of the three "
     'best by one seed, in the other |',
     '|---|---|---|',
   ]
   empty = len(lines)
   for share in TRAINED_SHARES:
-    tops = 100 * top1_by_network(results, 'random', share)
+    tops = 100 * top1_by_network(results, data, 'random', share)
     if np.isnan(tops).any():
       continue
     tau = scipy.stats.kendalltau(*tops.T).statistic
