@@ -12,6 +12,9 @@ from spnas_jax.latency import LatencyTable
 from spnas_jax.space import Choice, SearchSpace
 
 BINS = 4000
+# Log-likelihoods are counted in these, nats: gates at the limit of their
+# log-odds differ by float32 rounding only, which must not choose a network.
+GRAIN = 1e-3
 
 
 def choice_log_likelihoods(
@@ -136,22 +139,26 @@ def project_likelihoods(
 
 
 def _knapsack(values, costs, budget: float, slack_ms: float):
-  """Exact up to a grid of BINS steps, each state with its true cost."""
+  """Exact up to a grid of BINS steps, each state with its true cost.
+
+  Of equally likely networks it is the slowest: the target allows for it.
+  """
   width = max(budget, 1e-12) / BINS
-  # bin -> (value, true cost, choices); one state a bin, the likeliest.
-  states: dict[int, tuple[float, float, tuple]] = {0: (0.0, 0.0, ())}
+  # bin -> (grains, true cost, choices); one state a bin, the likeliest.
+  states: dict[int, tuple[int, float, tuple]] = {0: (0, 0.0, ())}
   rest = [min(c.values()) for c in costs]
   for i, (own_values, own_costs) in enumerate(zip(values, costs, strict=True)):
     needed = sum(rest[i + 1 :])
-    new: dict[int, tuple[float, float, tuple]] = {}
+    grains = {choice: round(v / GRAIN) for choice, v in own_values.items()}
+    new: dict[int, tuple[int, float, tuple]] = {}
     for value, cost, chosen in states.values():
       for choice, price in own_costs.items():
         total = cost + price
         if total + needed > budget * (1 + 1e-12):
           continue
-        state = (value + own_values[choice], total, (*chosen, choice))
+        state = (value + grains[choice], total, (*chosen, choice))
         bin_ = int(total / width)
-        if bin_ not in new or state[0] > new[bin_][0]:
+        if bin_ not in new or state[:2] > new[bin_][:2]:
           new[bin_] = state
     states = new
   candidates = list(states.values())
@@ -161,4 +168,4 @@ def _knapsack(values, costs, budget: float, slack_ms: float):
   if not within:
     slowest = max(s[1] for s in candidates)
     within = [s for s in candidates if s[1] >= slowest - slack_ms]
-  return max(within, key=lambda s: s[0])[2]
+  return max(within, key=lambda s: s[:2])[2]

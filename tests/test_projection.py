@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from spnas_jax.latency import LatencyTable
 from spnas_jax.projection import (
   BINS,
+  GRAIN,
   choice_costs,
   choice_log_likelihoods,
   project,
@@ -65,8 +66,10 @@ def test_agrees_with_brute_force(seed, fraction, slack):
   """Over all 400 networks of a tiny space, with random logits and tables.
 
   Never above the target; in the band where a network lies in it; no network
-  inside the band is likelier. The grid of BINS steps may misjudge a network
-  within one step per layer of the band's ends, so there it may choose either.
+  inside the band is likelier, but for the grains that likelihoods count in:
+  half of one a layer, either way. The grid of BINS steps may misjudge a
+  network within one step per layer of the band's ends, so there it may choose
+  either.
   """
   rng = np.random.default_rng(seed)
   table = random_table(seed)
@@ -83,7 +86,8 @@ def test_agrees_with_brute_force(seed, fraction, slack):
   safe = (ms >= bottom + grid) & (ms <= target - grid)
   if safe.any():
     assert ms[own] >= bottom - 1e-9
-    assert likelihood[own] >= likelihood[safe].max() - 1e-9
+    grains = len(SPACE.layers) * GRAIN
+    assert likelihood[own] >= likelihood[safe].max() - grains - 1e-9
   elif not ((ms >= bottom) & (ms <= target)).any():
     # The lower end gives way: among the slowest that meet the target.
     slowest = ms[ms <= target - grid].max(initial=low)
@@ -99,6 +103,32 @@ def test_likeliest_network_if_the_band_allows():
   wanted = SPACE.choices_of(gates)
   target = table.predict(SPACE.architecture_of(wanted)) * 1.05
   assert project(SPACE, table, logits, target, 0.2) == wanted
+
+
+def test_rounding_does_not_choose_between_gates_at_their_limit():
+  """Equally likely networks: the slowest of them, whatever rounding says.
+
+  Logits as large as `search.logit_limit` lets them become, off by what float32
+  makes of them.
+  """
+  table = random_table(10)
+  rng = np.random.default_rng(10)
+  logits = np.full(len(SPACE.gates), 6.0)
+  low, high = table.limits(SPACE)
+  target, slack = (low + high) / 2, 0.1
+  found = {
+    project(SPACE, table, logits + 2e-6 * noise, target, slack)
+    for noise in rng.uniform(-1, 1, (10, len(logits)))
+  }
+  assert len(found) == 1
+  likelihood, ms = score_all(table, logits)
+  own = networks(SPACE).index(*found)
+  constant, _ = table.costs(SPACE)
+  grid = len(SPACE.layers) * (target - constant) / BINS
+  inside = (ms >= (1 - slack) * target) & (ms <= target - grid)
+  equal = inside & (likelihood > likelihood[own] - GRAIN)
+  assert equal.sum() > 1
+  assert ms[own] >= ms[equal].max() - 1e-9
 
 
 @pytest.mark.parametrize('fraction', [0.0, 1.0])
