@@ -197,6 +197,10 @@ def made_up_table(config: ConfigDict) -> LatencyTable:
     LatencyTable.load(config.latency_table),
     name='made up, small maps dear',
     device={'name': 'none'},
+    # Nothing of the measured table's history, or its rows would not outlive it.
+    software={},
+    protocol={},
+    date='',
     provenance='made up by tests/benchmarks/search_quality.py',
     entries={
       key: {'ms': ms(entry), 'spread_ms': None, 'count': None}
