@@ -11,7 +11,12 @@ import sys
 import numpy as np
 import pytest
 
-from spnas_jax import dataset_builders, dataset_store, datasets
+from spnas_jax import (
+  dataset_builders,
+  dataset_store,
+  datasets,
+  tensorflow_setup,
+)
 from spnas_jax.errors import UserError
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -105,6 +110,15 @@ def test_facts_are_known_without_the_images(tmp_path, name, facts):
     info.channels,
     len(info.label_names),
   )
+
+
+def test_facts_of_what_is_not_there_need_no_tfds(tmp_path, monkeypatch):
+  """Benchmarks and the TPU compiler run where tfds is not installed."""
+  monkeypatch.setattr(
+    tensorflow_setup, 'load_tfds', lambda: pytest.fail('tfds was imported')
+  )
+  info = datasets.info(make_config(tmp_path, name='imagenet2012'))
+  assert info.num_classes == 1000
 
 
 def test_facts_need_no_tensorflow(digits_dir):

@@ -21,7 +21,7 @@ seeds and targets apart; targets are shares of the largest network's ms):
 * ranking   scores of all random networks inside those supernets, and inside one
             that was searched.
 
-In configs/fashion_mnist_small.py, whose networks differ more, the rows search,
+In configs/fashion_mnist_small.py, a space of smaller networks, the rows search,
 train, evolution, supernet and ranking once more, at the two targets of 'train'.
 
 Every row is a process of its own, pinned to one core, two at a time; what is
