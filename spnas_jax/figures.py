@@ -143,7 +143,9 @@ def _label_ramp(ax, steps, values, led, colours):
   if not len(values) or values[0] <= values[-1]:
     return
   level = values[0] - 0.25 * (values[0] - values[-1])
-  right = max(steps[values >= level][-1], led.steps[led.values >= level].max())
+  right = max(
+    _next_below(steps, values, level), _next_below(led.steps, led.values, level)
+  )
   # Where there is no room, above the ramp's start at the right end.
   late = right > 0.55 * steps[-1]
   ax.annotate(
@@ -156,6 +158,12 @@ def _label_ramp(ax, steps, values, led, colours):
     color=colours.orange,
     fontsize=SMALL,
   )
+
+
+def _next_below(steps, values, level):
+  """The first step behind all values of at least `level`, or the last one."""
+  above = np.flatnonzero(values >= level)
+  return steps[min(above.max(initial=-1) + 1, len(steps) - 1)]
 
 
 def _shade_warmup(ax, warmup_steps, curve, colours, label):
