@@ -113,7 +113,7 @@ def test_facts_are_known_without_the_images(tmp_path, name, facts):
 
 
 def test_facts_of_what_is_not_there_need_no_tfds(tmp_path, monkeypatch):
-  """Benchmarks and the TPU compiler run where tfds is not installed."""
+  """The GPU benchmark ran on a machine without it."""
   monkeypatch.setattr(
     tensorflow_setup, 'load_tfds', lambda: pytest.fail('tfds was imported')
   )

@@ -49,6 +49,7 @@ import numpy as np
 import scipy.stats
 from ml_collections import ConfigDict
 
+from configs import digits, fashion_mnist, fashion_mnist_small
 from spnas_jax.architecture import Architecture
 from spnas_jax.config import default_config, make_space
 from spnas_jax.latency import LatencyTable
@@ -57,6 +58,12 @@ from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
 
 HERE = pathlib.Path(__file__).resolve().parent
 FASHION, SMALL = 'fashion_mnist', 'fashion_mnist_small'
+CONFIGS = {
+  FASHION: fashion_mnist,
+  SMALL: fashion_mnist_small,
+  'digits': digits,
+  'digits_made_up': digits,
+}
 RESULTS = HERE / 'results' / 'search_quality.json'
 SHARES = (0.40, 0.55, 0.70, 0.85)
 TRAINED_SHARES = (0.40, 0.55)
@@ -214,10 +221,7 @@ def made_up_table(config: ConfigDict) -> LatencyTable:
 
 def configuration(row: Row, runs: pathlib.Path) -> ConfigDict:
   """What a row runs under."""
-  from configs import digits, fashion_mnist, fashion_mnist_small
-
-  own = {FASHION: fashion_mnist, SMALL: fashion_mnist_small}
-  config = own.get(row.data, digits).get_config()
+  config = CONFIGS[row.data].get_config()
   config.seed = row.seed if row.kind == 'search' else 0
   if row.data == 'digits_made_up':
     path = runs / 'made_up.json'
@@ -643,7 +647,7 @@ def _tau(results, data):
 
 def _effects(results, data):
   """Which decision is worth how much, from scratch and in a supernet."""
-  expansions = (1, 3, 6) if data == SMALL else (3, 6)
+  expansions = CONFIGS[data].get_config().space.expansions
   kinds = (
     '5x5 for 3x3',
     *(f'expansion {b} for {a}' for a, b in itertools.pairwise(expansions)),
