@@ -111,6 +111,9 @@ def _recipe() -> ConfigDict:
   # Compute type: 'float32' or 'bfloat16'. Losses, statistics, norms, thresholds
   # and the runtime term stay float32.
   c.dtype = 'float32'
+  # Keep only the input of every block for the backward pass and compute the
+  # rest again: less memory, longer steps (docs/speed.md has the price).
+  c.remat = False
   # Steps between lines of the log.
   c.log_every_steps = 50
   # Epochs between checkpoints.

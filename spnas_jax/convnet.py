@@ -6,7 +6,7 @@ import flax.linen as nn
 from jax import Array
 
 from spnas_jax.architecture import Architecture
-from spnas_jax.layers import Frame, MBConv, Style
+from spnas_jax.layers import Frame, Style, mbconv
 
 
 class ConvNet(nn.Module):
@@ -18,13 +18,14 @@ class ConvNet(nn.Module):
 
   Attributes:
     arch: the network.
-    dtype, axis_name, implementation: see `layers.Style`.
+    dtype, axis_name, implementation, remat: see `layers.Style`.
   """
 
   arch: Architecture
   dtype: str = 'float32'
   axis_name: str | None = None
   implementation: str = 'auto'
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -41,11 +42,12 @@ class ConvNet(nn.Module):
       dtype=self.dtype,
       axis_name=self.axis_name,
       implementation=self.implementation,
+      remat=self.remat,
     )
     frame = Frame(self.arch, style, name='frame')
     x = frame.stem(x, train)
     for i, block in enumerate(self.arch.blocks):
-      x = MBConv(block, style, name=block_name(i))(x, train)
+      x = mbconv(style)(block, style, name=block_name(i))(x, train)
     return frame.head(x, train, dropout_mask)
 
 

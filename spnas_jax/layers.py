@@ -32,6 +32,7 @@ class Style:
     implementation: 'auto' computes convolutions the fastest way of the platform
       it is lowered for; 'primitive' by XLA's convolution only, which is what
       the TFLite converter recognises.
+    remat: see `mbconv`.
   """
 
   activation: str = 'relu'
@@ -41,6 +42,7 @@ class Style:
   dtype: str = 'float32'
   axis_name: str | None = None
   implementation: str = 'auto'
+  remat: bool = False
 
   @classmethod
   def of(cls, arch: Architecture, **kwargs) -> Style:
@@ -275,6 +277,15 @@ class MBConv(nn.Module):
     # The gate commutes with the activation: it is 0 or positive.
     y = norm('project_bn', y, act=block.op == 'dsa', gate=gates.keep)
     return x + y if block.residual else y
+
+
+def mbconv(style: Style) -> type[MBConv]:
+  """`MBConv`, or with `style.remat` one that keeps its input only.
+
+  What lies between is computed a second time in the backward pass.
+  """
+  # 2: `train`, a Python value; 0 is the module itself.
+  return nn.remat(MBConv, static_argnums=(2,)) if style.remat else MBConv
 
 
 def _shuffle(x: Array, groups: int) -> Array:

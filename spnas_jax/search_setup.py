@@ -112,6 +112,7 @@ def make_search(
     num_thresholds=formulation.num_thresholds(space),
     dtype=c.dtype,
     axis_name=AXIS if c.sync_batch_norm else None,
+    remat=c.remat,
   )
   return Search(
     supernet=supernet,

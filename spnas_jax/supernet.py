@@ -14,9 +14,10 @@ import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.tree_util import Partial
 
 from spnas_jax.convnet import block_name
-from spnas_jax.layers import Frame, LayerGates, MBConv, Style
+from spnas_jax.layers import Frame, LayerGates, Style, mbconv
 from spnas_jax.space import Choice, SearchSpace
 from spnas_jax.superkernel import channel_scale, superkernel
 
@@ -43,7 +44,7 @@ class SuperNet(nn.Module):
       receives act(bias - mean * scale / sqrt(var + eps)) from every closed
       channel, and a skipped layer adds its branch of such constants.
     num_thresholds: length of `thresholds`; None = one for every gate.
-    dtype, axis_name, implementation: see `layers.Style`.
+    dtype, axis_name, implementation, remat: see `layers.Style`.
     momentum: of the running batch-norm statistics; None = the space's.
   """
 
@@ -54,6 +55,7 @@ class SuperNet(nn.Module):
   axis_name: str | None = None
   implementation: str = 'auto'
   momentum: float | None = None
+  remat: bool = False
 
   @nn.compact
   def __call__(
@@ -82,6 +84,7 @@ class SuperNet(nn.Module):
       dtype=self.dtype,
       axis_name=self.axis_name,
       implementation=self.implementation,
+      remat=self.remat,
     )
     if self.momentum is not None:
       style = dataclasses.replace(style, momentum=self.momentum)
@@ -92,15 +95,16 @@ class SuperNet(nn.Module):
     gates = gates.astype(jnp.float32)
     frame = Frame(largest, style, name='frame')
     x = frame.stem(x, train)
+    make_block = mbconv(style)
     for i, block in enumerate(self.space.first):
-      x = MBConv(block, style, name=f'first{i}')(x, train)
+      x = make_block(block, style, name=f'first{i}')(x, train)
     for i, layer in enumerate(self.space.layers):
       block = layer.block(layer.choices[-1])
-      x = MBConv(block, style, name=layer_name(i))(
+      x = make_block(block, style, name=layer_name(i))(
         x, train, layer_gates(self.space, i, gates, self.placement)
       )
     for i, block in enumerate(self.space.last):
-      x = MBConv(block, style, name=f'last{i}')(x, train)
+      x = make_block(block, style, name=f'last{i}')(x, train)
     return frame.head(x, train, dropout_mask)
 
 
@@ -125,20 +129,15 @@ def layer_gates(
       of('expansion'), layer.expansions, layer.in_channels
     )
   squeeze = of('squeeze')[0] if len(layer.squeeze_ratios) > 1 else None
+  # A tree whose leaves are the gates: a block may be rematerialised.
+  build = functools.partial(superkernel, kernels=layer.kernels)
   if placement == 'after_norm':
-    transform = functools.partial(
-      superkernel, kernel_gates=of('kernel'), kernels=layer.kernels
-    )
+    transform = Partial(build, kernel_gates=of('kernel'))
     return LayerGates(transform, channels, squeeze, keep)
   if keep is not None:
     ones = jnp.ones(layer.expansions[-1] * layer.in_channels, jnp.float32)
     channels = keep * (ones if channels is None else channels)
-  transform = functools.partial(
-    superkernel,
-    kernel_gates=of('kernel'),
-    kernels=layer.kernels,
-    channel_scale=channels,
-  )
+  transform = Partial(build, kernel_gates=of('kernel'), channel_scale=channels)
   return LayerGates(transform=transform, squeeze=squeeze)
 
 

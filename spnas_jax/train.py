@@ -91,6 +91,7 @@ def training_parts(config: ConfigDict, arch: Architecture):
     arch,
     dtype=recipe.dtype,
     axis_name=AXIS if recipe.sync_batch_norm else None,
+    remat=recipe.remat,
   )
   return model, weight_optimizer(recipe.optimizer, schedule), schedule
 

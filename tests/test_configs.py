@@ -25,6 +25,7 @@ from spnas_jax.errors import UserError
 from spnas_jax.schedules import learning_rate_schedule
 from spnas_jax.search_setup import load_table, make_search, resolve_target
 from spnas_jax.space import imagenet_space
+from spnas_jax.train import training_parts
 
 CONFIGS = tiny_run.ROOT / 'configs'
 IMAGENET = CONFIGS / 'imagenet_search.py'
@@ -103,6 +104,15 @@ def test_says_what_it_is_and_how_to_run_it(path):
 def test_an_unknown_variant_is_refused_with_those_there_are():
   with pytest.raises(UserError, match=r"'offical', allowed: official, paper"):
     load(IMAGENET).get_config('offical')
+
+
+def test_rematerialisation_reaches_the_networks_of_its_own_section(tmp_path):
+  config = get(CONFIGS / 'digits.py', '', tmp_path)
+  for remat in (True, False):
+    config.search.remat, config.train.remat = remat, not remat
+    model, *_ = training_parts(config, make_space(config).largest)
+    assert searching(config).supernet.remat is remat
+    assert model.remat is not remat
 
 
 # --- ImageNet -----------------------------------------------------------------
