@@ -12,6 +12,8 @@ host memory a row.
   paper's four operations a layer, and over eight, as many as FBNet's own space
   has (kernel 3 and 5, expansion 1, 2, 3 and 6; FBNet's second expansion of 1 is
   a grouped one), each beside the skip; in bfloat16 and in float32.
+* layers: the single path with equal layers scanned, and rematerialised, as
+  bench_scan measures them on a CPU.
 
 Estimates leave collectives and the input pipeline out. Needs libtpu
 (requirements-tpu.txt). Prints one JSON object.
@@ -37,6 +39,7 @@ from spnas_jax.contestants import make_contestant, num_trainable, programs
 from spnas_jax.latency import LatencyTable
 from spnas_jax.table_entries import space_entries
 from spnas_jax.tpu_compiler import describe, tpu_devices, try_batch
+from tests.benchmarks.bench_scan import program_for
 
 SHARE = 128
 PAPER, WIDE = (3, 6), (1, 2, 3, 6)
@@ -50,17 +53,21 @@ class Row:
   method: str = 'single_path'
   dtype: str = 'bfloat16'
   expansions: tuple[int, ...] = PAPER
+  layers: str = 'unrolled'  # bench_scan.VARIANTS
 
   @property
   def key(self) -> str:
     operations = 2 * len(self.expansions)
     topology = self.topology.replace(':', '-')
-    return f'{topology}_{self.method}_{operations}_{self.dtype}'
+    key = f'{topology}_{self.method}_{operations}_{self.dtype}'
+    return key if self.layers == 'unrolled' else f'{key}_{self.layers}'
 
 
 ROWS = (
   Row('v2:2x2'),
   Row('v2:2x2', dtype='float32'),
+  Row('v2:2x2', layers='scanned'),
+  Row('v2:2x2', layers='remat'),
   Row('v2:2x2', 'fbnet'),
   Row('v2:2x2', 'fbnet', 'float32'),
   Row('v2:2x2', 'fbnet', expansions=WIDE),
@@ -100,6 +107,9 @@ def price(row: Row) -> dict[str, Any]:
   contestant = make_contestant(
     config, table_for(config, row.expansions), row.method
   )
+  own = programs(contestant, config)
+  if row.layers != 'unrolled':
+    own = [program_for(config, row.layers)]
   kind = devices[0].device_kind
   return {
     **dataclasses.asdict(row),
@@ -108,8 +118,7 @@ def price(row: Row) -> dict[str, Any]:
     'params': num_trainable(contestant),
     'libtpu': importlib.metadata.version('libtpu'),
     'programs': [
-      describe(try_batch(program, devices, SHARE), kind)
-      for program in programs(contestant, config)
+      describe(try_batch(program, devices, SHARE), kind) for program in own
     ],
   }
 

@@ -11,8 +11,11 @@ seeds and targets apart; targets are shares of the largest network's ms):
             and on a made-up one of another shape.
 * train     from scratch at two targets: 10 random networks within 2% below the
             target, what three search seeds found and what evolution found, each
-            under two training seeds and one recipe (`TRAIN`); and 20 random
-            networks of the whole space, under one seed.
+            under two training seeds and one recipe; and 20 random networks of
+            the whole space, under one seed.
+* long      the random and the found networks once more, three times as long.
+            Under both recipes also what was found at 55% with all its kernels
+            3x3 ('narrow').
 * evolution over the supernet of each target's first search.
 * gates     slope of a gate against the true change of the loss, for the
             default formulation and for the authors' own.
@@ -76,9 +79,13 @@ NUM_SPREAD = 20
 KEEP = {'keep50': 0.5, 'keep30': 0.3}
 # Supernets that random networks are ranked in, by the row they come from.
 RANKED = ('search', 'supernet', *KEEP)
-# The recipe of every network trained here: chosen on random networks alone, see
-# docs/search.md.
-TRAIN = {'epochs': 2.0, 'batch_size': 128, 'lr_warmup_epochs': 0.2}
+# Recipes of the networks trained here, by kind of row; docs/search.md says how
+# they were chosen.
+_SHORT = {'epochs': 2.0, 'batch_size': 128, 'lr_warmup_epochs': 0.2}
+RECIPES: dict[str, dict[str, Any]] = {
+  'train': _SHORT,
+  'long': {**_SHORT, 'epochs': 6.0, 'checkpoint_epochs': 6.0},
+}
 
 # Of a search's result.
 KEPT = (
@@ -129,10 +136,15 @@ def rows() -> list[Row]:
     ]
 
   def trained(
-    group, count, shares=TRAINED_SHARES, seeds=TRAIN_SEEDS, data=FASHION
+    group,
+    count,
+    shares=TRAINED_SHARES,
+    seeds=TRAIN_SEEDS,
+    data=FASHION,
+    kind='train',
   ):
     return [
-      Row('train', data, share, group, index, seed)
+      Row(kind, data, share, group, index, seed)
       for seed in seeds
       for share in shares
       for index in range(count)
@@ -162,12 +174,24 @@ def rows() -> list[Row]:
     *(Row('ranking', SMALL, middle, g) for g in ('search', 'supernet')),
     *(Row('evolution', SMALL, share) for share in TRAINED_SHARES),
     *trained('evolved', 1, data=SMALL),
+    *(
+      row
+      for kind in RECIPES
+      for row in trained('narrow', 1, (middle,), kind=kind)
+    ),
+    *(
+      row
+      for share in reversed(TRAINED_SHARES)
+      for seed in TRAIN_SEEDS
+      for group, count in (('random', NUM_RANDOM), ('found', len(SEARCH_SEEDS)))
+      for row in trained(group, count, (share,), (seed,), kind='long')
+    ),
   ]
 
 
 def needs(row: Row) -> Row | None:
   """The row that must be finished first."""
-  if row.group == 'found':
+  if row.group in ('found', 'narrow'):
     return Row('search', row.data, row.share, seed=row.index)
   if row.group == 'evolved':
     return Row('evolution', row.data, row.share)
@@ -246,8 +270,8 @@ def configuration(row: Row, runs: pathlib.Path) -> ConfigDict:
     config.search.warmup_epochs = config.search.epochs
     if row.group:
       config.search.keep_probability = KEEP[row.group]
-  if row.kind == 'train':
-    config.train.update(TRAIN)
+  if row.kind in RECIPES:
+    config.train.update(RECIPES[row.kind])
   return config
 
 
@@ -258,7 +282,7 @@ def identity(row: Row, config: ConfigDict) -> str:
   changes a default deletes them.
   """
   sections = ['dataset', 'space']
-  sections += ['train'] if row.kind == 'train' else ['search']
+  sections += ['train'] if row.kind in RECIPES else ['search']
   default = stage_inputs(default_config(), *sections)
   changed = {
     key: value
@@ -283,7 +307,7 @@ def do(row: Row, runs: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
     'search': _search,
     'supernet': _search,
     'evolution': _search,
-    'train': _train,
+    **dict.fromkeys(RECIPES, _train),
     'ranking': _ranking,
     'gates': _gates,
   }[row.kind](row, config, workdir, results)
@@ -311,8 +335,14 @@ def _train(row, config, workdir, results):
     arch = random_networks(config, row.share)[row.index]
   else:
     text = results[needs(row).key]['architecture']
+    if row.group == 'narrow':
+      text = text.replace('_k5_', '_k3_')
     arch = Architecture.from_string(text)
-  return score_from_scratch(config, workdir, 'train', arch, row.seed, table)
+  seed = row.seed
+  if row.kind == 'long' and row.group == 'found':
+    # Searches may find one network: let each train it under its own seeds.
+    seed += len(TRAIN_SEEDS) * row.index
+  return score_from_scratch(config, workdir, 'train', arch, seed, table)
 
 
 def random_networks(config: ConfigDict, share: float) -> list[Architecture]:
@@ -458,6 +488,10 @@ def summary(results: dict[str, Any]) -> str:
       for data in (FASHION, SMALL)
       for table in (_against_random, _evolution, _tau, _effects, _ceiling)
     ),
+    _kernels(results),
+    _against_random(results, FASHION, 'long'),
+    _effects(results, FASHION, 'long'),
+    _ceiling(results, FASHION, 'long'),
   ]
   return '\n'.join(part for part in parts if part)
 
@@ -487,18 +521,21 @@ def _landing(results, data):
   return '\n'.join(lines) if len(lines) > empty else ''
 
 
-def top1_by_network(results, data: str, group: str, share: float) -> np.ndarray:
+def top1_by_network(
+  results, data: str, group: str, share: float, kind: str = 'train'
+) -> np.ndarray:
   """Top-1 of the group's networks [networks, training seeds]; NaN = missing."""
   count = {
     'random': NUM_RANDOM,
     'found': len(SEARCH_SEEDS),
     'evolved': 1,
+    'narrow': 1,
     'spread': NUM_SPREAD,
   }
   return np.array(
     [
       [
-        results.get(Row('train', data, share, group, i, seed).key, {}).get(
+        results.get(Row(kind, data, share, group, i, seed).key, {}).get(
           'top1', np.nan
         )
         for seed in TRAIN_SEEDS
@@ -508,16 +545,17 @@ def top1_by_network(results, data: str, group: str, share: float) -> np.ndarray:
   )
 
 
-def _against_random(results, data):
+def _against_random(results, data, kind='train'):
   lines = [
-    f'\n### Found against random networks of one latency: {data}\n',
+    '\n### Found against random networks of one latency: '
+    f'{_name(data, kind)}\n',
     '| target | random: mean ± sd over networks (best) | sd over training '
     'seeds | found | difference ± standard error | evolved |',
     '|---|---|---|---|---|---|',
   ]
   for share in TRAINED_SHARES:
     tops = {
-      group: 100 * top1_by_network(results, data, group, share)
+      group: 100 * top1_by_network(results, data, group, share, kind)
       for group in ('random', 'found', 'evolved')
     }
     if np.isnan(tops['random']).all():
@@ -645,7 +683,7 @@ def _tau(results, data):
   return '\n'.join(lines) if len(lines) > 3 else ''
 
 
-def _effects(results, data):
+def _effects(results, data, kind='train'):
   """Which decision is worth how much, from scratch and in a supernet."""
   expansions = CONFIGS[data].get_config().space.expansions
   kinds = (
@@ -654,7 +692,8 @@ def _effects(results, data):
     'one more layer',
   )
   lines = [
-    f'\n### Change of the cross-entropy by a decision, times 1000: {data}\n',
+    '\n### Change of the cross-entropy by a decision, times 1000: '
+    f'{_name(data, kind)}\n',
     'Least squares over all random networks trained from scratch; ± standard '
     'error.\n',
     '| in | networks | ' + ' | '.join(kinds) + ' |',
@@ -671,7 +710,7 @@ def _effects(results, data):
       own = [
         results[key]['cross_entropy']
         for seed in TRAIN_SEEDS
-        if (key := Row('train', data, n['share'], name, n['index'], seed).key)
+        if (key := Row(kind, data, n['share'], name, n['index'], seed).key)
         in results
       ]
       if own:
@@ -697,17 +736,61 @@ def _effects(results, data):
   return '\n'.join(lines) if len(lines) > empty else ''
 
 
-def _ceiling(results, data):
+def _kernels(results):
+  """The found network at 55% against itself with 3x3 kernels."""
+  share = TRAINED_SHARES[-1]
+  lines = [
+    '\n### The network found at 55%, and with all its kernels 3x3\n',
+    '| epochs | found: top-1 | with 3x3 kernels | a 5x5 for a 3x3: top-1, CE x '
+    '1000 |',
+    '|---|---|---|---|',
+  ]
+  empty = len(lines)
+  for kind, recipe in RECIPES.items():
+    own = {
+      group: [
+        results.get(Row(kind, FASHION, share, group, 0, seed).key)
+        for seed in TRAIN_SEEDS
+      ]
+      for group in ('found', 'narrow')
+    }
+    if None in own['found'] + own['narrow']:
+      continue
+    arch = Architecture.from_string(own['found'][0]['architecture'])
+    count = sum(block.kernel == 5 for block in arch.blocks)
+    change = {
+      key: np.mean([r[key] for r in own['found']])
+      - np.mean([r[key] for r in own['narrow']])
+      for key in ('top1', 'cross_entropy')
+    }
+    cells = [
+      ', '.join(f'{100 * r["top1"]:.2f}' for r in own[group])
+      for group in ('found', 'narrow')
+    ]
+    lines.append(
+      f'| {recipe["epochs"]:g} | {" | ".join(cells)} | '
+      f'{100 * change["top1"] / count:+.3f} points, '
+      f'{1000 * change["cross_entropy"] / count:+.1f} ({count} kernels) |'
+    )
+  return '\n'.join(lines) if len(lines) > empty else ''
+
+
+def _name(data: str, kind: str) -> str:
+  return f'{data}, {RECIPES[kind]["epochs"]:g} epochs'
+
+
+def _ceiling(results, data, kind='train'):
   """What the best judge there is, a whole training, says of another one."""
   lines = [
-    f'\n### How well one training predicts another of the networks: {data}\n',
+    '\n### How well one training predicts another of the networks: '
+    f'{_name(data, kind)}\n',
     "| target | Kendall's tau between two training seeds | gain of the three "
     'best by one seed, in the other |',
     '|---|---|---|',
   ]
   empty = len(lines)
   for share in TRAINED_SHARES:
-    tops = 100 * top1_by_network(results, data, 'random', share)
+    tops = 100 * top1_by_network(results, data, 'random', share, kind)
     if np.isnan(tops).any():
       continue
     tau = scipy.stats.kendalltau(*tops.T).statistic
