@@ -137,7 +137,13 @@ def tpu(r: dict[str, Any]) -> Figures:
     )
     own = row['programs']
     if not all(program['fits'] for program in own):
-      needed = [program['needed_bytes_per_device'] or 0 for program in own]
+      # The compiler refuses some programs and only reports on others.
+      needed = [
+        program.get('needed_bytes_per_device')
+        or program['peak_bytes_per_device']
+        or 0
+        for program in own
+      ]
       yield what, f'does not fit: {max(needed) / 2**30:.1f} GiB needed'
       continue
     temp = max(program['temp_bytes_per_device'] for program in own) / 2**30

@@ -490,6 +490,7 @@ def summary(results: dict[str, Any]) -> str:
     ),
     _kernels(results),
     _against_random(results, FASHION, 'long'),
+    _tau(results, FASHION, 'long'),
     _effects(results, FASHION, 'long'),
     _ceiling(results, FASHION, 'long'),
   ]
@@ -642,9 +643,10 @@ def _gate_table(results):
   return '\n'.join(lines) if len(lines) > 3 else ''
 
 
-def _tau(results, data):
+def _tau(results, data, kind='train'):
   lines = [
-    f"\n### Kendall's tau, supernet's CE against top-1 from scratch: {data}\n",
+    "\n### Kendall's tau, supernet's CE against top-1 from scratch: "
+    f'{_name(data, kind)}\n',
     '| supernet | whole space | both bands | '
     + ' | '.join(f'{100 * share:.0f}%' for share in TRAINED_SHARES)
     + ' |',
@@ -655,7 +657,7 @@ def _tau(results, data):
       [
         np.mean(seeds[~np.isnan(seeds)]) if not np.isnan(seeds).all() else None
         for seeds in top1_by_network(
-          results, data, 'random' if share else 'spread', share
+          results, data, 'random' if share else 'spread', share, kind
         )
       ],
       float,
