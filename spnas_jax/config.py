@@ -112,7 +112,8 @@ def _recipe() -> ConfigDict:
   # and the runtime term stay float32.
   c.dtype = 'float32'
   # Keep only the input of every block for the backward pass and compute the
-  # rest again: less memory, longer steps (docs/speed.md has the price).
+  # rest again: less memory, longer steps (docs/speed.md has the price). Of the
+  # single-path supernet and of training; the others of `compare` ignore it.
   c.remat = False
   # Steps between lines of the log.
   c.log_every_steps = 50

@@ -530,7 +530,6 @@ def top1_by_network(
     'random': NUM_RANDOM,
     'found': len(SEARCH_SEEDS),
     'evolved': 1,
-    'narrow': 1,
     'spread': NUM_SPREAD,
   }
   return np.array(
