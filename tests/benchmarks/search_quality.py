@@ -13,7 +13,7 @@ seeds and targets apart; targets are shares of the largest network's ms):
             target, what three search seeds found and what evolution found, each
             under two training seeds and one recipe; and 20 random networks of
             the whole space, under one seed.
-* long      the random and the found networks once more, three times as long.
+* long      all of these but the evolved ones once more, three times as long.
             Under both recipes also what was found at 55% with all its kernels
             3x3 ('narrow').
 * evolution over the supernet of each target's first search.
@@ -23,9 +23,6 @@ seeds and targets apart; targets are shares of the largest network's ms):
             gates open as often as in a search, and less often.
 * ranking   scores of all random networks inside those supernets, and inside one
             that was searched.
-
-In configs/fashion_mnist_small.py, a space of smaller networks, the rows search,
-train, evolution, supernet and ranking once more, at the two targets of 'train'.
 
 Every row is a process of its own, pinned to one core, two at a time; what is
 finished stands in `results/search_quality.json` and is not done again unless
@@ -52,7 +49,7 @@ import numpy as np
 import scipy.stats
 from ml_collections import ConfigDict
 
-from configs import digits, fashion_mnist, fashion_mnist_small
+from configs import digits, fashion_mnist
 from spnas_jax.architecture import Architecture
 from spnas_jax.config import default_config, make_space
 from spnas_jax.latency import LatencyTable
@@ -60,10 +57,9 @@ from spnas_jax.random_search import draw, score_from_scratch
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
 
 HERE = pathlib.Path(__file__).resolve().parent
-FASHION, SMALL = 'fashion_mnist', 'fashion_mnist_small'
+FASHION = 'fashion_mnist'
 CONFIGS = {
   FASHION: fashion_mnist,
-  SMALL: fashion_mnist_small,
   'digits': digits,
   'digits_made_up': digits,
 }
@@ -136,15 +132,10 @@ def rows() -> list[Row]:
     ]
 
   def trained(
-    group,
-    count,
-    shares=TRAINED_SHARES,
-    seeds=TRAIN_SEEDS,
-    data=FASHION,
-    kind='train',
+    group, count, shares=TRAINED_SHARES, seeds=TRAIN_SEEDS, kind='train'
   ):
     return [
-      Row(kind, data, share, group, index, seed)
+      Row(kind, FASHION, share, group, index, seed)
       for seed in seeds
       for share in shares
       for index in range(count)
@@ -166,14 +157,6 @@ def rows() -> list[Row]:
     *trained('random', NUM_RANDOM, seeds=TRAIN_SEEDS[1:]),
     *trained('evolved', 1),
     *trained('spread', NUM_SPREAD, (0.0,), TRAIN_SEEDS[:1]),
-    *trained('random', NUM_RANDOM, data=SMALL),
-    *searches(SMALL, TRAINED_SHARES),
-    *trained('found', len(SEARCH_SEEDS), data=SMALL),
-    *trained('spread', NUM_SPREAD, (0.0,), TRAIN_SEEDS[:1], SMALL),
-    Row('supernet', SMALL, middle),
-    *(Row('ranking', SMALL, middle, g) for g in ('search', 'supernet')),
-    *(Row('evolution', SMALL, share) for share in TRAINED_SHARES),
-    *trained('evolved', 1, data=SMALL),
     *(
       row
       for kind in RECIPES
@@ -186,6 +169,7 @@ def rows() -> list[Row]:
       for group, count in (('random', NUM_RANDOM), ('found', len(SEARCH_SEEDS)))
       for row in trained(group, count, (share,), (seed,), kind='long')
     ),
+    *trained('spread', NUM_SPREAD, (0.0,), TRAIN_SEEDS[:1], kind='long'),
   ]
 
 
@@ -478,21 +462,15 @@ def _process(row: Row, runs: pathlib.Path, core: int) -> subprocess.Popen:
 def summary(results: dict[str, Any]) -> str:
   """Tables in Markdown."""
   parts = [
-    *(
-      _landing(results, data)
-      for data in (FASHION, 'digits', 'digits_made_up', SMALL)
-    ),
+    *(_landing(results, data) for data in CONFIGS),
     _gate_table(results),
-    *(
-      table(results, data)
-      for data in (FASHION, SMALL)
-      for table in (_against_random, _evolution, _tau, _effects, _ceiling)
-    ),
+    _evolution(results),
     _kernels(results),
-    _against_random(results, FASHION, 'long'),
-    _tau(results, FASHION, 'long'),
-    _effects(results, FASHION, 'long'),
-    _ceiling(results, FASHION, 'long'),
+    *(
+      table(results, kind)
+      for kind in RECIPES
+      for table in (_against_random, _tau, _effects, _ceiling)
+    ),
   ]
   return '\n'.join(part for part in parts if part)
 
@@ -522,9 +500,7 @@ def _landing(results, data):
   return '\n'.join(lines) if len(lines) > empty else ''
 
 
-def top1_by_network(
-  results, data: str, group: str, share: float, kind: str = 'train'
-) -> np.ndarray:
+def top1_by_network(results, group: str, share: float, kind: str) -> np.ndarray:
   """Top-1 of the group's networks [networks, training seeds]; NaN = missing."""
   count = {
     'random': NUM_RANDOM,
@@ -535,7 +511,7 @@ def top1_by_network(
   return np.array(
     [
       [
-        results.get(Row(kind, data, share, group, i, seed).key, {}).get(
+        results.get(Row(kind, FASHION, share, group, i, seed).key, {}).get(
           'top1', np.nan
         )
         for seed in TRAIN_SEEDS
@@ -545,17 +521,16 @@ def top1_by_network(
   )
 
 
-def _against_random(results, data, kind='train'):
+def _against_random(results, kind):
   lines = [
-    '\n### Found against random networks of one latency: '
-    f'{_name(data, kind)}\n',
+    f'\n### Found against random networks of one latency: {_epochs(kind)}\n',
     '| target | random: mean ± sd over networks (best) | sd over training '
     'seeds | found | difference ± standard error | evolved |',
     '|---|---|---|---|---|---|',
   ]
   for share in TRAINED_SHARES:
     tops = {
-      group: 100 * top1_by_network(results, data, group, share, kind)
+      group: 100 * top1_by_network(results, group, share, kind)
       for group in ('random', 'found', 'evolved')
     }
     if np.isnan(tops['random']).all():
@@ -593,15 +568,15 @@ def _against_random(results, data, kind='train'):
   return '\n'.join(lines) if len(lines) > 3 else ''
 
 
-def _evolution(results, data):
+def _evolution(results):
   lines = [
-    f"\n### Evolution against the gates' own, same supernet: {data}\n",
+    "\n### Evolution against the gates' own, same supernet\n",
     '| target | gates: CE scored, test top-1 | evolution: CE scored, test '
     'top-1 | networks scored | seconds (one core) |',
     '|---|---|---|---|---|',
   ]
   for share in SHARES:
-    r = results.get(Row('evolution', data, share).key)
+    r = results.get(Row('evolution', FASHION, share).key)
     if r is None:
       continue
     own = r['gates_own_scored']['supernet_cross_entropy']
@@ -642,10 +617,10 @@ def _gate_table(results):
   return '\n'.join(lines) if len(lines) > 3 else ''
 
 
-def _tau(results, data, kind='train'):
+def _tau(results, kind):
   lines = [
     "\n### Kendall's tau, supernet's CE against top-1 from scratch: "
-    f'{_name(data, kind)}\n',
+    f'{_epochs(kind)}\n',
     '| supernet | whole space | both bands | '
     + ' | '.join(f'{100 * share:.0f}%' for share in TRAINED_SHARES)
     + ' |',
@@ -656,7 +631,7 @@ def _tau(results, data, kind='train'):
       [
         np.mean(seeds[~np.isnan(seeds)]) if not np.isnan(seeds).all() else None
         for seeds in top1_by_network(
-          results, data, 'random' if share else 'spread', share, kind
+          results, 'random' if share else 'spread', share, kind
         )
       ],
       float,
@@ -664,7 +639,7 @@ def _tau(results, data, kind='train'):
     for share in (0.0, *TRAINED_SHARES)
   }
   for group in RANKED:
-    r = results.get(Row('ranking', data, TRAINED_SHARES[-1], group).key)
+    r = results.get(Row('ranking', FASHION, TRAINED_SHARES[-1], group).key)
     if r is None:
       continue
     trained = np.array([top1[n['share']][n['index']] for n in r['networks']])
@@ -684,9 +659,9 @@ def _tau(results, data, kind='train'):
   return '\n'.join(lines) if len(lines) > 3 else ''
 
 
-def _effects(results, data, kind='train'):
+def _effects(results, kind):
   """Which decision is worth how much, from scratch and in a supernet."""
-  expansions = CONFIGS[data].get_config().space.expansions
+  expansions = CONFIGS[FASHION].get_config().space.expansions
   kinds = (
     '5x5 for 3x3',
     *(f'expansion {b} for {a}' for a, b in itertools.pairwise(expansions)),
@@ -694,7 +669,7 @@ def _effects(results, data, kind='train'):
   )
   lines = [
     '\n### Change of the cross-entropy by a decision, times 1000: '
-    f'{_name(data, kind)}\n',
+    f'{_epochs(kind)}\n',
     'Least squares over all random networks trained from scratch; ± standard '
     'error.\n',
     '| in | networks | ' + ' | '.join(kinds) + ' |',
@@ -702,7 +677,7 @@ def _effects(results, data, kind='train'):
   ]
   empty = len(lines)
   for group in RANKED:
-    r = results.get(Row('ranking', data, TRAINED_SHARES[-1], group).key)
+    r = results.get(Row('ranking', FASHION, TRAINED_SHARES[-1], group).key)
     if r is None:
       continue
     counts, scratch, supernet = [], [], []
@@ -711,7 +686,7 @@ def _effects(results, data, kind='train'):
       own = [
         results[key]['cross_entropy']
         for seed in TRAIN_SEEDS
-        if (key := Row(kind, data, n['share'], name, n['index'], seed).key)
+        if (key := Row(kind, FASHION, n['share'], name, n['index'], seed).key)
         in results
       ]
       if own:
@@ -776,22 +751,22 @@ def _kernels(results):
   return '\n'.join(lines) if len(lines) > empty else ''
 
 
-def _name(data: str, kind: str) -> str:
-  return f'{data}, {RECIPES[kind]["epochs"]:g} epochs'
+def _epochs(kind: str) -> str:
+  return f'{RECIPES[kind]["epochs"]:g} epochs'
 
 
-def _ceiling(results, data, kind='train'):
+def _ceiling(results, kind):
   """What the best judge there is, a whole training, says of another one."""
   lines = [
     '\n### How well one training predicts another of the networks: '
-    f'{_name(data, kind)}\n',
+    f'{_epochs(kind)}\n',
     "| target | Kendall's tau between two training seeds | gain of the three "
     'best by one seed, in the other |',
     '|---|---|---|',
   ]
   empty = len(lines)
   for share in TRAINED_SHARES:
-    tops = 100 * top1_by_network(results, data, 'random', share, kind)
+    tops = 100 * top1_by_network(results, 'random', share, kind)
     if np.isnan(tops).any():
       continue
     tau = scipy.stats.kendalltau(*tops.T).statistic
