@@ -16,6 +16,8 @@ seeds and targets apart; targets are shares of the largest network's ms):
 * long      all of these but the evolved ones once more, three times as long.
             Under both recipes also what was found at 55% with all its kernels
             3x3 ('narrow').
+* kernels   the paper's Table 2, as long: 3x3 and 5x5 kernels trained on their
+            own and as subsets of one superkernel.
 * evolution over the supernet of each target's first search.
 * gates     slope of a gate against the true change of the loss, for the
             default formulation and for the authors' own.
@@ -82,6 +84,9 @@ RECIPES: dict[str, dict[str, Any]] = {
   'train': _SHORT,
   'long': {**_SHORT, 'epochs': 6.0, 'checkpoint_epochs': 6.0},
 }
+
+# Kinds of rows that train from scratch, and how.
+TRAINED = {**RECIPES, 'kernels': RECIPES['long']}
 
 # Of a search's result.
 KEPT = (
@@ -170,6 +175,7 @@ def rows() -> list[Row]:
       for row in trained(group, count, (share,), (seed,), kind='long')
     ),
     *trained('spread', NUM_SPREAD, (0.0,), TRAIN_SEEDS[:1], kind='long'),
+    *(Row('kernels', seed=seed) for seed in TRAIN_SEEDS),
   ]
 
 
@@ -230,7 +236,7 @@ def made_up_table(config: ConfigDict) -> LatencyTable:
 def configuration(row: Row, runs: pathlib.Path) -> ConfigDict:
   """What a row runs under."""
   config = CONFIGS[row.data].get_config()
-  config.seed = row.seed if row.kind == 'search' else 0
+  config.seed = row.seed if row.kind in ('search', 'kernels') else 0
   if row.data == 'digits_made_up':
     path = runs / 'made_up.json'
     if not path.exists():
@@ -254,8 +260,8 @@ def configuration(row: Row, runs: pathlib.Path) -> ConfigDict:
     config.search.warmup_epochs = config.search.epochs
     if row.group:
       config.search.keep_probability = KEEP[row.group]
-  if row.kind in RECIPES:
-    config.train.update(RECIPES[row.kind])
+  if row.kind in TRAINED:
+    config.train.update(TRAINED[row.kind])
   return config
 
 
@@ -266,7 +272,7 @@ def identity(row: Row, config: ConfigDict) -> str:
   changes a default deletes them.
   """
   sections = ['dataset', 'space']
-  sections += ['train'] if row.kind in RECIPES else ['search']
+  sections += ['train'] if row.kind in TRAINED else ['search']
   default = stage_inputs(default_config(), *sections)
   changed = {
     key: value
@@ -292,6 +298,7 @@ def do(row: Row, runs: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
     'supernet': _search,
     'evolution': _search,
     **dict.fromkeys(RECIPES, _train),
+    'kernels': _shared_kernels,
     'ranking': _ranking,
     'gates': _gates,
   }[row.kind](row, config, workdir, results)
@@ -327,6 +334,12 @@ def _train(row, config, workdir, results):
     # Searches may find one network: let each train it under its own seeds.
     seed += len(TRAIN_SEEDS) * row.index
   return score_from_scratch(config, workdir, 'train', arch, seed, table)
+
+
+def _shared_kernels(row, config, workdir, results):
+  from spnas_jax.shared_kernels import shared_kernels
+
+  return shared_kernels(config, workdir)
 
 
 def random_networks(config: ConfigDict, share: float) -> list[Architecture]:
@@ -466,6 +479,7 @@ def summary(results: dict[str, Any]) -> str:
     _gate_table(results),
     _evolution(results),
     _kernels(results),
+    _table2(results),
     *(
       table(results, kind)
       for kind in RECIPES
@@ -748,6 +762,25 @@ def _kernels(results):
       f'{100 * change["top1"] / count:+.3f} points, '
       f'{1000 * change["cross_entropy"] / count:+.1f} ({count} kernels) |'
     )
+  return '\n'.join(lines) if len(lines) > empty else ''
+
+
+def _table2(results):
+  lines = [
+    "\n### The paper's Table 2: kernels of their own and shared ones\n",
+    '| seed | 3x3 | 5x5 | 3x3 inside the superkernel | 5x5, all of it |',
+    '|---|---|---|---|---|',
+  ]
+  empty = len(lines)
+  for seed in TRAIN_SEEDS:
+    r = results.get(Row('kernels', seed=seed).key)
+    if r is not None:
+      cells = [
+        f'{100 * r[f"{how}_{kernel}"]["top1"]:.2f}%'
+        for how in ('individual', 'shared')
+        for kernel in ('3x3', '5x5')
+      ]
+      lines.append(f'| {seed} | {" | ".join(cells)} |')
   return '\n'.join(lines) if len(lines) > empty else ''
 
 
