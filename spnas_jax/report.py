@@ -182,7 +182,8 @@ def _search(found: Findings) -> Section:
     ) + (
       'then λ weighs it against the loss.'
       if target is None
-      else 'then λ pulls R along the dotted ramp to the target.'
+      else 'then λ pulls R along the dotted ramp to the target; at last, R is '
+      'R is of what the gates are about to decide (thin: as the loss sees it).'
     )
     pictures.append(
       _draw(
