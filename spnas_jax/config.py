@@ -158,17 +158,9 @@ def _search() -> ConfigDict:
   # Largest absolute log-odds of a gate.
   c.logit_limit = 6.0
   # lambda controller: fraction of the search phase after which the ramp is at
-  # the target; gains on ln(R/target) and on its integral; limit; and what the
-  # log-odds of the gates are multiplied by, rising from 1 behind the ramp, for
-  # the R that is steered (1 = E[R] to the end), so that decisions land with it.
+  # the target; gains on ln(E[R]/target) and on its integral; limit.
   c.controller = ConfigDict(
-    {
-      'ramp': 0.6,
-      'proportional': 2.0,
-      'integral': 4.0,
-      'limit': 20.0,
-      'sharpness': 4.0,
-    }
+    {'ramp': 0.6, 'proportional': 2.0, 'integral': 4.0, 'limit': 20.0}
   )
   # The found network's latency lies in [(1 - slack) target, target], fraction.
   c.slack = 0.02

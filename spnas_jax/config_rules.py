@@ -41,7 +41,6 @@ RANGES: dict[str, tuple[float, float]] = {
   'search.logit_limit': (1e-3, 80),
   'search.controller.ramp': (0, 1),
   'search.controller.limit': (0, math.inf),
-  'search.controller.sharpness': (1, math.inf),
   'search.slack': (0, 1),
   'search.batch_norm_batches': (1, math.inf),
   'search.evolution.population': (2, math.inf),

@@ -5,10 +5,6 @@ the end of warm-up to the target. lambda = clip(P e + I integral of e, +-limit),
 where the integral runs over the search phase as a fraction of its length, so
 that the gains do not depend on how many steps a search has. Negative values are
 wanted: a network that has become too fast is pushed back.
-
-What the gates decode to is a network, not a mean: a gate with probability 0.6
-counts for all of its milliseconds, not for 60% of them. Behind the ramp the
-R that is steered is therefore taken of probabilities that approach decisions.
 """
 
 from __future__ import annotations
@@ -16,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -42,8 +37,6 @@ class Controller:
   ramp: fraction of the search phase after which the ramp is at the target.
   proportional, integral: gains P and I.
   limit: largest absolute lambda.
-  sharpness: what log-odds are multiplied by, in the end, for the R that is
-    steered; 1 = E[R] itself.
   """
 
   target_ms: float
@@ -51,17 +44,6 @@ class Controller:
   proportional: float
   integral: float
   limit: float
-  sharpness: float
-
-  def probabilities(self, logits: Array, progress: Array) -> Array:
-    """Gates of which R is steered, from log-odds, of the same shape.
-
-    As they are until the ramp's end; sharpest from three quarters of the rest
-    on, which leaves the thresholds time to follow.
-    """
-    rise = max(0.75 * (1 - self.ramp), 1e-6)
-    share = jnp.clip((progress - self.ramp) / rise, 0.0, 1.0)
-    return jax.nn.sigmoid(logits * self.sharpness**share)
 
   def ramp_ms(self, start_ms: Array, progress: Array) -> Array:
     """T_t in ms; `progress` in [0, 1] through the search phase."""
@@ -79,7 +61,7 @@ class Controller:
 
     Args:
       state: of the step before.
-      runtime_ms: R of `probabilities` now, [] ms.
+      runtime_ms: E[R] now, [] ms.
       progress: fraction of the search phase that is over; 0 at its first step,
         which also sets the ramp's start.
       step_share: 1 / number of steps in the phase.

@@ -88,9 +88,8 @@ def runtime(
 
   Args:
     curves: 'runtime_ms' (what the loss saw, with subset dropout),
-      'undropped_ms' (without, and as it is steered: in the end of probabilities
-      close to decisions), 'target_ms' (the controller's ramp), 'lambda'; all
-      but the first may be absent.
+      'undropped_ms' (without), 'target_ms' (the controller's ramp), 'lambda';
+      all but the first may be absent.
     target_ms: where the search was to end; None = a fixed lambda.
     warmup_steps: where the warm-up ends.
     colours: theme.

@@ -182,8 +182,7 @@ def _search(found: Findings) -> Section:
     ) + (
       'then λ weighs it against the loss.'
       if target is None
-      else 'then λ pulls R along the dotted ramp to the target; at last, R is '
-      'R is of what the gates are about to decide (thin: as the loss sees it).'
+      else 'then λ pulls R along the dotted ramp to the target.'
     )
     pictures.append(
       _draw(

@@ -89,7 +89,7 @@ _NUMBERS: tuple[tuple[str, str, str, Format, str], ...] = (
     'expected_ms',
     'E[R] at the end',
     ms,
-    "Mean latency under the gates' last probabilities, what the loss saw.",
+    "Mean latency under the gates' probabilities, what the loss saw.",
   ),
   (
     'search',

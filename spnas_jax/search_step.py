@@ -87,13 +87,6 @@ class Search:
     form = self.recipe.runtime_form or self.formulation.runtime_form
     return self.runtime(gates, form)
 
-  def steered(self, decision: Decision, step: Array) -> Array:
-    """Gates, without subset dropout, of which the controller steers R."""
-    if self.controller is None or not self.formulation.sampled:
-      return decision.undropped
-    progress = self.phases.progress(step)
-    return self.controller.probabilities(decision.logits, progress)
-
   def keys(self, step: Array) -> tuple[Array, Array]:
     """(gates, dropout) keys of a step, the same on all devices."""
     key = jax.random.fold_in(jax.random.key(self.seed), step)
@@ -143,8 +136,7 @@ class Search:
       gates_key = jax.random.fold_in(gates_key, lax.axis_index(AXIS))
     decision = self.decide(params, step, gates_key)
     runtime_ms = self.runtime_ms(decision.runtime_gates)
-    steered_ms = self.runtime_ms(self.steered(decision, step))
-    lambda_, controller_state = self._lambda(steered_ms, step, controller_state)
+    lambda_, controller_state = self._lambda(runtime_ms, step, controller_state)
     mask = dropout_mask(
       dropout_key,
       self.recipe.dropout,
@@ -171,7 +163,6 @@ class Search:
       terms,
       decision,
       lambda_,
-      steered_ms,
       controller_state,
       accuracy(logits, batch['label']),
       updated['batch_stats'],
@@ -214,12 +205,12 @@ def make_search_step(search: Search):
       state.step,
       state.controller,
     )
-    terms, decision, lambda_, steered_ms, controller, correct, stats = aux
+    terms, decision, lambda_, controller, correct, stats = aux
     metrics = lax.pmean(
       {
         'cross_entropy': terms.cross_entropy,
         'runtime_ms': terms.runtime_ms,
-        'undropped_ms': steered_ms,
+        'undropped_ms': search.runtime_ms(decision.undropped),
         'lambda': lambda_,
         'loss': terms.total,
         'accuracy': correct,

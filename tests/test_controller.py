@@ -10,12 +10,7 @@ import pytest
 from spnas_jax.controller import Controller, ControllerState
 
 PLAIN = Controller(
-  target_ms=50.0,
-  ramp=0.6,
-  proportional=2.0,
-  integral=4.0,
-  limit=20.0,
-  sharpness=4.0,
+  target_ms=50.0, ramp=0.6, proportional=2.0, integral=4.0, limit=20.0
 )
 
 
@@ -59,19 +54,6 @@ def test_ramp_is_geometric_from_start_to_target():
   at_once = dataclasses.replace(PLAIN, ramp=0.0)
   ramp = at_once.ramp_ms(jnp.float32(200.0), jnp.float32(0.01))
   np.testing.assert_allclose(ramp, 50.0, rtol=1e-5)
-
-
-def test_steered_probabilities_approach_decisions_behind_the_ramp():
-  """sigmoid of the log-odds; x 2 half-way (4^0.5), x 4 from 0.9 on."""
-  logits = jnp.array([-6.0, -0.5, 0.0, 0.5, 6.0])
-  for progress, factor in ((0, 1), (0.6, 1), (0.75, 2), (0.9, 4), (1, 4)):
-    got = PLAIN.probabilities(logits, jnp.float32(progress))
-    wanted = 1 / (1 + np.exp(-factor * np.asarray(logits, float)))
-    # float32 powers: 1e-5.
-    np.testing.assert_allclose(got, wanted, rtol=1e-5)
-  to_the_end = dataclasses.replace(PLAIN, ramp=1.0, sharpness=1.0)
-  got = to_the_end.probabilities(logits, jnp.float32(1.0))
-  np.testing.assert_allclose(got, jax.nn.sigmoid(logits), rtol=1e-6)
 
 
 def test_first_step_sets_the_ramp_and_asks_for_nothing():
