@@ -238,11 +238,11 @@ def configuration(row: Row, runs: pathlib.Path) -> ConfigDict:
   config = CONFIGS[row.data].get_config()
   config.seed = row.seed if row.kind in ('search', 'kernels') else 0
   if row.data == 'digits_made_up':
-    path = runs / 'made_up.json'
-    if not path.exists():
+    path, text = runs / 'made_up.json', made_up_table(config).to_json()
+    if not path.exists() or path.read_text() != text:
       path.parent.mkdir(parents=True, exist_ok=True)
       partial = path.with_suffix(f'.{os.getpid()}')
-      partial.write_text(made_up_table(config).to_json())
+      partial.write_text(text)
       partial.replace(path)
     config.latency_table = str(path)
   table = LatencyTable.load(config.latency_table)
