@@ -483,8 +483,10 @@ def summary(results: dict[str, Any]) -> str:
     *(
       table(results, kind)
       for kind in RECIPES
-      for table in (_against_random, _tau, _effects, _ceiling)
+      for table in (_against_random, _tau, _ceiling)
     ),
+    _effects(results, ('train',)),
+    _effects(results, ('train', 'long')),
   ]
   return '\n'.join(part for part in parts if part)
 
@@ -673,21 +675,23 @@ def _tau(results, kind):
   return '\n'.join(lines) if len(lines) > 3 else ''
 
 
-def _effects(results, kind):
-  """Which decision is worth how much, from scratch and in a supernet."""
+def _effects(results, kinds):
+  """Which decision is worth how much, from scratch and in a supernet.
+
+  Over the random networks that were trained under all of the recipes `kinds`.
+  """
   expansions = CONFIGS[FASHION].get_config().space.expansions
-  kinds = (
+  decisions = (
     '5x5 for 3x3',
     *(f'expansion {b} for {a}' for a, b in itertools.pairwise(expansions)),
     'one more layer',
   )
   lines = [
     '\n### Change of the cross-entropy by a decision, times 1000: '
-    f'{_epochs(kind)}\n',
-    'Least squares over all random networks trained from scratch; ± standard '
-    'error.\n',
-    '| in | networks | ' + ' | '.join(kinds) + ' |',
-    '|---|---|' + '---|' * len(kinds),
+    f'{" and ".join(map(_epochs, kinds))}\n',
+    'Least squares over the random networks trained so; ± standard error.\n',
+    '| in | networks | ' + ' | '.join(decisions) + ' |',
+    '|---|---|' + '---|' * len(decisions),
   ]
   empty = len(lines)
   for group in RANKED:
@@ -698,12 +702,15 @@ def _effects(results, kind):
     for n in r['networks']:
       name = 'random' if n['share'] else 'spread'
       own = [
-        results[key]['cross_entropy']
-        for seed in TRAIN_SEEDS
-        if (key := Row(kind, FASHION, n['share'], name, n['index'], seed).key)
-        in results
+        [
+          results[key]['cross_entropy']
+          for seed in TRAIN_SEEDS
+          if (key := Row(kind, FASHION, n['share'], name, n['index'], seed).key)
+          in results
+        ]
+        for kind in kinds
       ]
-      if own:
+      if all(own):
         blocks = Architecture.from_string(n['architecture']).blocks
         counts.append(
           (
@@ -712,11 +719,12 @@ def _effects(results, kind):
             len(blocks),
           )
         )
-        scratch.append(np.mean(own))
+        scratch.append([np.mean(values) for values in own])
         supernet.append(n['cross_entropy'])
     sources = [('supernet of row ' + group, supernet)]
     if len(lines) == empty:
-      sources.insert(0, ('from scratch', scratch))
+      names = (f'from scratch, {_epochs(kind)}' for kind in kinds)
+      sources[:0] = zip(names, np.transpose(scratch), strict=True)
     for name, values in sources:
       cells = [
         f'{1000 * effect:+.1f} ± {1000 * error:.1f}'
