@@ -1,0 +1,389 @@
+"""What the rows of `search_quality` come to: its tables, in Markdown.
+
+Each function takes finished rows by key and returns '' while it has none.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+import numpy as np
+import scipy.stats
+
+from spnas_jax.architecture import Architecture
+from tests.benchmarks.search_rows import (
+  CONFIGS,
+  FASHION,
+  NUM_RANDOM,
+  NUM_SPREAD,
+  RANKED,
+  RECIPES,
+  SEARCH_SEEDS,
+  SHARES,
+  TRAIN_SEEDS,
+  TRAINED_SHARES,
+  Row,
+  rows,
+)
+
+
+def summary(results: dict[str, Any]) -> str:
+  """Tables in Markdown."""
+  parts = [
+    *(_landing(results, data) for data in CONFIGS),
+    _gate_table(results),
+    _evolution(results),
+    _kernels(results),
+    _table2(results),
+    *(
+      table(results, kind)
+      for kind in RECIPES
+      for table in (_against_random, _tau, _ceiling)
+    ),
+    _effects(results, ('train',)),
+    _effects(results, ('train', 'long')),
+  ]
+  return '\n'.join(part for part in parts if part)
+
+
+def _landing(results, data):
+  lines = [
+    f'\n### Landing: {data}\n',
+    '| target | seed | expected | raw decode | found | layers changed | '
+    'undecided gates | supernet top-1 |',
+    '|---|---|---|---|---|---|---|---|',
+  ]
+  empty = len(lines)
+  for row in rows():
+    r = results.get(row.key)
+    if row.kind != 'search' or row.data != data or r is None:
+      continue
+    off = {
+      name: f'{100 * (r[f"{name}_ms"] / r["target_ms"] - 1):+.1f}%'
+      for name in ('expected', 'raw_decode', 'predicted')
+    }
+    lines.append(
+      f'| {100 * row.share:.0f}%, {r["target_ms"]:.4f} ms | {row.seed} | '
+      f'{off["expected"]} | {off["raw_decode"]} | {off["predicted"]} | '
+      f'{r["projected_layers"]} | {r["undecided_gates"]} of {r["num_gates"]} | '
+      f'{100 * r["supernet_top1"]:.2f}% |'
+    )
+  return '\n'.join(lines) if len(lines) > empty else ''
+
+
+def top1_by_network(results, group: str, share: float, kind: str) -> np.ndarray:
+  """Top-1 of the group's networks [networks, training seeds]; NaN = missing."""
+  count = {
+    'random': NUM_RANDOM,
+    'found': len(SEARCH_SEEDS),
+    'evolved': 1,
+    'spread': NUM_SPREAD,
+  }
+  return np.array(
+    [
+      [
+        results.get(Row(kind, FASHION, share, group, i, seed).key, {}).get(
+          'top1', np.nan
+        )
+        for seed in TRAIN_SEEDS
+      ]
+      for i in range(count[group])
+    ]
+  )
+
+
+def _against_random(results, kind):
+  lines = [
+    f'\n### Found against random networks of one latency: {_epochs(kind)}\n',
+    '| target | random: mean ± sd over networks (best) | sd over training '
+    'seeds | found | difference ± standard error | evolved |',
+    '|---|---|---|---|---|---|',
+  ]
+  for share in TRAINED_SHARES:
+    tops = {
+      group: 100 * top1_by_network(results, group, share, kind)
+      for group in ('random', 'found', 'evolved')
+    }
+    if np.isnan(tops['random']).all():
+      continue
+    means = {
+      g: np.array([np.nanmean(x) for x in t if not np.isnan(x).all()])
+      for g, t in tops.items()
+    }
+    random, found = means['random'], means['found']
+    # Within a network: from its seeds' differences.
+    pairs = np.concatenate([tops['random'], tops['found']])
+    pairs = pairs[~np.isnan(pairs).any(1)]
+    noise = np.sqrt(pairs.var(1, ddof=1).mean()) if len(pairs) else np.nan
+    cells = [
+      f'{100 * share:.0f}%',
+      f'{random.mean():.2f} ± {random.std(ddof=1):.2f} ({random.max():.2f})',
+      f'{noise:.2f}',
+      '',
+      '',
+      '',
+    ]
+    if len(found):
+      errors = [
+        x.std(ddof=1) / len(x) ** 0.5 for x in (random, found) if len(x) > 1
+      ]
+      cells[3] = f'{found.mean():.2f} ({", ".join(f"{x:.2f}" for x in found)})'
+      cells[4] = (
+        f'{found.mean() - random.mean():+.2f} ± {np.hypot(*errors):.2f}'
+        if len(errors) == 2
+        else f'{found.mean() - random.mean():+.2f}'
+      )
+    if len(means['evolved']):
+      cells[5] = f'{means["evolved"].mean():.2f}'
+    lines.append(f'| {" | ".join(cells)} |')
+  return '\n'.join(lines) if len(lines) > 3 else ''
+
+
+def _evolution(results):
+  lines = [
+    "\n### Evolution against the gates' own, same supernet\n",
+    '| target | gates: CE scored, test top-1 | evolution: CE scored, test '
+    'top-1 | networks scored | seconds (one core) |',
+    '|---|---|---|---|---|',
+  ]
+  for share in SHARES:
+    r = results.get(Row('evolution', FASHION, share).key)
+    if r is None:
+      continue
+    own = r['gates_own_scored']['supernet_cross_entropy']
+    lines.append(
+      f'| {100 * share:.0f}% | {own:.4f}, '
+      f'{100 * r["gates_own"]["supernet_top1"]:.2f}% | '
+      f'{r["best"]["supernet_cross_entropy"]:.4f}, '
+      f'{100 * r["supernet_top1"]:.2f}% | {r["evaluations"]} | '
+      f'{r["evolution_seconds"]:.0f} |'
+    )
+  return '\n'.join(lines) if len(lines) > 3 else ''
+
+
+def _gate_table(results):
+  lines = [
+    '\n### Slope of a gate against the true change of the loss\n',
+    '| formulation | gate | mean abs change | slope at open | at closed | '
+    'correlation: open | closed | mean of both |',
+    '|---|---|---|---|---|---|---|---|',
+  ]
+
+  def show(value, spec):
+    return '-' if value is None else format(value, spec)
+
+  for row in rows():
+    r = results.get(row.key)
+    if row.kind != 'gates' or r is None:
+      continue
+    for kind in r['rows']:
+      lines.append(
+        f'| {row.group} | {kind["kind"]} ({kind["gates"]}) | '
+        f'{kind["abs_change"]:.2g} | {kind["abs_slope_open"]:.2g} | '
+        f'{kind["abs_slope_closed"]:.2g} | '
+        f'{show(kind["correlation_open"], ".2f")} | '
+        f'{show(kind["correlation_closed"], ".2f")} | '
+        f'{show(kind["correlation_both"], ".2f")} |'
+      )
+  return '\n'.join(lines) if len(lines) > 3 else ''
+
+
+def _tau(results, kind):
+  lines = [
+    "\n### Kendall's tau, supernet's CE against top-1 from scratch: "
+    f'{_epochs(kind)}\n',
+    '| supernet | whole space | both bands | '
+    + ' | '.join(f'{100 * share:.0f}%' for share in TRAINED_SHARES)
+    + ' |',
+    '|---|---|---|' + '---|' * len(TRAINED_SHARES),
+  ]
+  top1 = {
+    share: np.array(
+      [
+        np.mean(seeds[~np.isnan(seeds)]) if not np.isnan(seeds).all() else None
+        for seeds in top1_by_network(
+          results, 'random' if share else 'spread', share, kind
+        )
+      ],
+      float,
+    )
+    for share in (0.0, *TRAINED_SHARES)
+  }
+  for group in RANKED:
+    r = results.get(Row('ranking', FASHION, TRAINED_SHARES[-1], group).key)
+    if r is None:
+      continue
+    trained = np.array([top1[n['share']][n['index']] for n in r['networks']])
+    supernet = -np.array([n['cross_entropy'] for n in r['networks']])
+    share = np.array([n['share'] for n in r['networks']])
+
+    def tau(own, trained=trained, supernet=supernet):
+      own = own & ~np.isnan(trained)
+      if own.sum() < 2:
+        return '-'
+      value = scipy.stats.kendalltau(supernet[own], trained[own]).statistic
+      return f'{value:.2f} ({own.sum()} networks)'
+
+    cells = [tau(share == 0), tau(share > 0)]
+    cells += [tau(share == s) for s in TRAINED_SHARES]
+    lines.append(f'| {group} | {" | ".join(cells)} |')
+  return '\n'.join(lines) if len(lines) > 3 else ''
+
+
+def _effects(results, kinds):
+  """Which decision is worth how much, from scratch and in a supernet.
+
+  Over the random networks that were trained under all of the recipes `kinds`.
+  """
+  expansions = CONFIGS[FASHION].get_config().space.expansions
+  decisions = (
+    '5x5 for 3x3',
+    *(f'expansion {b} for {a}' for a, b in itertools.pairwise(expansions)),
+    'one more layer',
+  )
+  lines = [
+    '\n### Change of the cross-entropy by a decision, times 1000: '
+    f'{" and ".join(map(_epochs, kinds))}\n',
+    'Least squares over the random networks trained so; ± standard error.\n',
+    '| in | networks | ' + ' | '.join(decisions) + ' |',
+    '|---|---|' + '---|' * len(decisions),
+  ]
+  empty = len(lines)
+  for group in RANKED:
+    r = results.get(Row('ranking', FASHION, TRAINED_SHARES[-1], group).key)
+    if r is None:
+      continue
+    counts, scratch, supernet = [], [], []
+    for n in r['networks']:
+      name = 'random' if n['share'] else 'spread'
+      own = [
+        [
+          results[key]['cross_entropy']
+          for seed in TRAIN_SEEDS
+          if (key := Row(kind, FASHION, n['share'], name, n['index'], seed).key)
+          in results
+        ]
+        for kind in kinds
+      ]
+      if all(own):
+        blocks = Architecture.from_string(n['architecture']).blocks
+        counts.append(
+          (
+            sum(b.kernel == 5 for b in blocks),
+            *(sum(b.expansion >= e for b in blocks) for e in expansions[1:]),
+            len(blocks),
+          )
+        )
+        scratch.append([np.mean(values) for values in own])
+        supernet.append(n['cross_entropy'])
+    sources = [('supernet of row ' + group, supernet)]
+    if len(lines) == empty:
+      names = (f'from scratch, {_epochs(kind)}' for kind in kinds)
+      sources[:0] = zip(names, np.transpose(scratch), strict=True)
+    for name, values in sources:
+      cells = [
+        f'{1000 * effect:+.1f} ± {1000 * error:.1f}'
+        for effect, error in _least_squares(counts, values)
+      ]
+      lines.append(f'| {name} | {len(values)} | {" | ".join(cells)} |')
+  return '\n'.join(lines) if len(lines) > empty else ''
+
+
+def _kernels(results):
+  """The found network at 55% against itself with 3x3 kernels."""
+  share = TRAINED_SHARES[-1]
+  lines = [
+    '\n### The network found at 55%, and with all its kernels 3x3\n',
+    '| epochs | found: top-1 | with 3x3 kernels | a 5x5 for a 3x3: top-1, CE x '
+    '1000 |',
+    '|---|---|---|---|',
+  ]
+  empty = len(lines)
+  for kind, recipe in RECIPES.items():
+    own = {
+      group: [
+        results.get(Row(kind, FASHION, share, group, 0, seed).key)
+        for seed in TRAIN_SEEDS
+      ]
+      for group in ('found', 'narrow')
+    }
+    if None in own['found'] + own['narrow']:
+      continue
+    arch = Architecture.from_string(own['found'][0]['architecture'])
+    count = sum(block.kernel == 5 for block in arch.blocks)
+    change = {
+      key: np.mean([r[key] for r in own['found']])
+      - np.mean([r[key] for r in own['narrow']])
+      for key in ('top1', 'cross_entropy')
+    }
+    cells = [
+      ', '.join(f'{100 * r["top1"]:.2f}' for r in own[group])
+      for group in ('found', 'narrow')
+    ]
+    lines.append(
+      f'| {recipe["epochs"]:g} | {" | ".join(cells)} | '
+      f'{100 * change["top1"] / count:+.3f} points, '
+      f'{1000 * change["cross_entropy"] / count:+.1f} ({count} kernels) |'
+    )
+  return '\n'.join(lines) if len(lines) > empty else ''
+
+
+def _table2(results):
+  lines = [
+    "\n### The paper's Table 2: kernels of their own and shared ones\n",
+    '| seed | 3x3 | 5x5 | 3x3 inside the superkernel | 5x5, all of it |',
+    '|---|---|---|---|---|',
+  ]
+  empty = len(lines)
+  for seed in TRAIN_SEEDS:
+    r = results.get(Row('kernels', seed=seed).key)
+    if r is not None:
+      cells = [
+        f'{100 * r[f"{how}_{kernel}"]["top1"]:.2f}%'
+        for how in ('individual', 'shared')
+        for kernel in ('3x3', '5x5')
+      ]
+      lines.append(f'| {seed} | {" | ".join(cells)} |')
+  return '\n'.join(lines) if len(lines) > empty else ''
+
+
+def _epochs(kind: str) -> str:
+  return f'{RECIPES[kind]["epochs"]:g} epochs'
+
+
+def _ceiling(results, kind):
+  """What the best judge there is, a whole training, says of another one."""
+  lines = [
+    '\n### How well one training predicts another of the networks: '
+    f'{_epochs(kind)}\n',
+    "| target | Kendall's tau between two training seeds | gain of the three "
+    'best by one seed, in the other |',
+    '|---|---|---|',
+  ]
+  empty = len(lines)
+  for share in TRAINED_SHARES:
+    tops = 100 * top1_by_network(results, 'random', share, kind)
+    if np.isnan(tops).any():
+      continue
+    tau = scipy.stats.kendalltau(*tops.T).statistic
+    gains = [
+      tops[np.argsort(-judge)[:3], 1 - seed].mean() - tops[:, 1 - seed].mean()
+      for seed, judge in enumerate(tops.T)
+    ]
+    lines.append(
+      f'| {100 * share:.0f}% | {tau:.2f} ({len(tops)} networks) | '
+      f'{np.mean(gains):+.2f} points ({gains[0]:+.2f}, {gains[1]:+.2f}) |'
+    )
+  return '\n'.join(lines) if len(lines) > empty else ''
+
+
+def _least_squares(counts, values) -> list[tuple[float, float]]:
+  """(coefficient, standard error) of each column beside a constant."""
+  x = np.column_stack([np.ones(len(values)), np.array(counts, float)])
+  y = np.array(values)
+  inverse = np.linalg.inv(x.T @ x)
+  coefficients = inverse @ x.T @ y
+  noise = np.sum((y - x @ coefficients) ** 2) / (len(y) - x.shape[1])
+  errors = np.sqrt(noise * np.diag(inverse))
+  return list(zip(coefficients[1:], errors[1:], strict=True))
