@@ -19,7 +19,8 @@ ms):
 * gates     slope of a gate against the true change of the loss, for the
             default formulation and for the authors' own.
 * supernet  trained for as many epochs as a search, all of them warm-up; with
-            gates open as often as in a search, and less often.
+            gates open as often as in a search, and less often; and for twice as
+            many epochs.
 * ranking   scores of all random networks inside those supernets, and inside one
             that was searched.
 """
@@ -53,11 +54,14 @@ SEARCH_SEEDS = (0, 1, 2)
 TRAIN_SEEDS = (0, 1)
 NUM_RANDOM = 10
 NUM_SPREAD = 20
-# Probability of an open gate while a supernet is trained; for 'supernet' it is
-# the default's.
-KEEP = {'keep50': 0.5, 'keep30': 0.3}
+# How supernets are trained other than 'supernet', which has the default's.
+SUPERNETS: dict[str, dict[str, float]] = {
+  'keep50': {'keep_probability': 0.5},
+  'keep30': {'keep_probability': 0.3},
+  'epochs8': {'epochs': 8.0},
+}
 # Supernets that random networks are ranked in, by the row they come from.
-RANKED = ('search', 'supernet', *KEEP)
+RANKED = ('search', 'supernet', *SUPERNETS)
 # Recipes of the networks trained here, by kind of row; docs/search.md says how
 # they were chosen.
 _SHORT = {'epochs': 2.0, 'batch_size': 128, 'lr_warmup_epochs': 0.2}
@@ -136,7 +140,7 @@ def rows() -> list[Row]:
     Row('gates', share=middle, group='sampled'),
     Row('gates', share=middle, group='official'),
     *(Row('evolution', share=share) for share in SHARES),
-    *(Row('supernet', share=middle, group=g) for g in ('', *KEEP)),
+    *(Row('supernet', share=middle, group=g) for g in ('', *SUPERNETS)),
     *(Row('ranking', share=middle, group=g) for g in RANKED),
     *searches('digits', SHARES),
     *searches('digits_made_up', SHARES),
@@ -167,7 +171,7 @@ def needs(row: Row) -> Row | None:
   if row.group == 'evolved':
     return Row('evolution', row.data, row.share)
   if row.kind == 'ranking':
-    if row.group in KEEP:
+    if row.group in SUPERNETS:
       return Row('supernet', row.data, row.share, row.group)
     return Row(row.group, row.data, row.share)
   if row.kind == 'evolution' or row.group == 'sampled':
@@ -238,9 +242,8 @@ def configuration(row: Row, runs: pathlib.Path) -> ConfigDict:
     config.search.target_ms = None
     config.search.gates, config.search.lambda_ = 'official', 20.0
   if row.kind == 'supernet':
+    config.search.update(SUPERNETS.get(row.group, {}))
     config.search.warmup_epochs = config.search.epochs
-    if row.group:
-      config.search.keep_probability = KEEP[row.group]
   if row.kind in TRAINED:
     config.train.update(TRAINED[row.kind])
   return config

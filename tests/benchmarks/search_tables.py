@@ -72,8 +72,10 @@ def _landing(results, data):
   return '\n'.join(lines) if len(lines) > empty else ''
 
 
-def top1_by_network(results, group: str, share: float, kind: str) -> np.ndarray:
-  """Top-1 of the group's networks [networks, training seeds]; NaN = missing."""
+def by_network(
+  results, group: str, share: float, kind: str, key: str = 'top1'
+) -> np.ndarray:
+  """`key` of the group's networks [networks, training seeds]; NaN = missing."""
   count = {
     'random': NUM_RANDOM,
     'found': len(SEARCH_SEEDS),
@@ -84,7 +86,7 @@ def top1_by_network(results, group: str, share: float, kind: str) -> np.ndarray:
     [
       [
         results.get(Row(kind, FASHION, share, group, i, seed).key, {}).get(
-          'top1', np.nan
+          key, np.nan
         )
         for seed in TRAIN_SEEDS
       ]
@@ -97,20 +99,18 @@ def _against_random(results, kind):
   lines = [
     f'\n### Found against random networks of one latency: {_epochs(kind)}\n',
     '| target | random: mean ± sd over networks (best) | sd over training '
-    'seeds | found | difference ± standard error | evolved |',
-    '|---|---|---|---|---|---|',
+    'seeds | found | difference ± standard error | of the CE, times 1000 | '
+    'evolved |',
+    '|---|---|---|---|---|---|---|',
   ]
   for share in TRAINED_SHARES:
     tops = {
-      group: 100 * top1_by_network(results, group, share, kind)
+      group: 100 * by_network(results, group, share, kind)
       for group in ('random', 'found', 'evolved')
     }
     if np.isnan(tops['random']).all():
       continue
-    means = {
-      g: np.array([np.nanmean(x) for x in t if not np.isnan(x).all()])
-      for g, t in tops.items()
-    }
+    means = {group: _known_means(values) for group, values in tops.items()}
     random, found = means['random'], means['found']
     # Within a network: from its seeds' differences.
     pairs = np.concatenate([tops['random'], tops['found']])
@@ -120,24 +120,35 @@ def _against_random(results, kind):
       f'{100 * share:.0f}%',
       f'{random.mean():.2f} ± {random.std(ddof=1):.2f} ({random.max():.2f})',
       f'{noise:.2f}',
-      '',
-      '',
-      '',
+      *([''] * 4),
     ]
     if len(found):
-      errors = [
-        x.std(ddof=1) / len(x) ** 0.5 for x in (random, found) if len(x) > 1
-      ]
       cells[3] = f'{found.mean():.2f} ({", ".join(f"{x:.2f}" for x in found)})'
-      cells[4] = (
-        f'{found.mean() - random.mean():+.2f} ± {np.hypot(*errors):.2f}'
-        if len(errors) == 2
-        else f'{found.mean() - random.mean():+.2f}'
+      cells[4] = _difference(found, random, 2)
+      losses = (
+        1000 * by_network(results, group, share, kind, 'cross_entropy')
+        for group in ('found', 'random')
       )
+      cells[5] = _difference(*map(_known_means, losses), 1)
     if len(means['evolved']):
-      cells[5] = f'{means["evolved"].mean():.2f}'
+      cells[6] = f'{means["evolved"].mean():.2f}'
     lines.append(f'| {" | ".join(cells)} |')
   return '\n'.join(lines) if len(lines) > 3 else ''
+
+
+def _known_means(values: np.ndarray) -> np.ndarray:
+  """Means over seeds of the networks [networks, seeds] that have any."""
+  means = _mean_over_seeds(values)
+  return means[~np.isnan(means)]
+
+
+def _difference(a: np.ndarray, b: np.ndarray, digits: int) -> str:
+  """Of the means, with its standard error where both have several values."""
+  text = f'{a.mean() - b.mean():+.{digits}f}'
+  if min(len(a), len(b)) < 2:
+    return text
+  errors = [x.std(ddof=1) / len(x) ** 0.5 for x in (a, b)]
+  return f'{text} ± {np.hypot(*errors):.{digits}f}'
 
 
 def _evolution(results):
@@ -191,44 +202,54 @@ def _gate_table(results):
 
 def _tau(results, kind):
   lines = [
-    "\n### Kendall's tau, supernet's CE against top-1 from scratch: "
+    "\n### Kendall's tau, supernet's CE against top-1, and CE, from scratch: "
     f'{_epochs(kind)}\n',
     '| supernet | whole space | both bands | '
     + ' | '.join(f'{100 * share:.0f}%' for share in TRAINED_SHARES)
     + ' |',
     '|---|---|---|' + '---|' * len(TRAINED_SHARES),
   ]
-  top1 = {
-    share: np.array(
-      [
-        np.mean(seeds[~np.isnan(seeds)]) if not np.isnan(seeds).all() else None
-        for seeds in top1_by_network(
-          results, 'random' if share else 'spread', share, kind
-        )
-      ],
-      float,
+  empty = len(lines)
+  # What training says, the better the larger, by measure and share.
+  scratch = {
+    (key, share): sign
+    * _mean_over_seeds(
+      by_network(results, 'random' if share else 'spread', share, kind, key)
     )
+    for key, sign in (('top1', 1), ('cross_entropy', -1))
     for share in (0.0, *TRAINED_SHARES)
   }
   for group in RANKED:
     r = results.get(Row('ranking', FASHION, TRAINED_SHARES[-1], group).key)
     if r is None:
       continue
-    trained = np.array([top1[n['share']][n['index']] for n in r['networks']])
-    supernet = -np.array([n['cross_entropy'] for n in r['networks']])
-    share = np.array([n['share'] for n in r['networks']])
 
-    def tau(own, trained=trained, supernet=supernet):
-      own = own & ~np.isnan(trained)
-      if own.sum() < 2:
-        return '-'
-      value = scipy.stats.kendalltau(supernet[own], trained[own]).statistic
-      return f'{value:.2f} ({own.sum()} networks)'
+    def tau(*shares, r=r):
+      taus = []
+      for key in ('top1', 'cross_entropy'):
+        pairs = np.array(
+          [
+            (-n['cross_entropy'], scratch[key, n['share']][n['index']])
+            for n in r['networks']
+            if n['share'] in shares
+          ]
+        )
+        pairs = pairs[~np.isnan(pairs[:, 1])]
+        if len(pairs) < 3:
+          return '-'
+        taus.append(f'{scipy.stats.kendalltau(*pairs.T).statistic:.2f}')
+      return f'{", ".join(taus)} ({len(pairs)} networks)'
 
-    cells = [tau(share == 0), tau(share > 0)]
-    cells += [tau(share == s) for s in TRAINED_SHARES]
+    cells = [tau(0.0), tau(*TRAINED_SHARES), *map(tau, TRAINED_SHARES)]
     lines.append(f'| {group} | {" | ".join(cells)} |')
-  return '\n'.join(lines) if len(lines) > 3 else ''
+  return '\n'.join(lines) if len(lines) > empty else ''
+
+
+def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
+  """[networks, seeds] to [networks], over those that are there; NaN: none."""
+  there = ~np.isnan(values)
+  total = np.where(there, values, 0.0).sum(1)
+  return np.where(there.any(1), total / np.maximum(there.sum(1), 1), np.nan)
 
 
 def _effects(results, kinds):
@@ -357,22 +378,28 @@ def _ceiling(results, kind):
   lines = [
     '\n### How well one training predicts another of the networks: '
     f'{_epochs(kind)}\n',
-    "| target | Kendall's tau between two training seeds | gain of the three "
-    'best by one seed, in the other |',
-    '|---|---|---|',
+    "| target | Kendall's tau between two training seeds: top-1 | CE | gain of "
+    'the three best by one seed, in the other |',
+    '|---|---|---|---|',
   ]
   empty = len(lines)
   for share in TRAINED_SHARES:
-    tops = 100 * top1_by_network(results, 'random', share, kind)
+    tops, losses = (
+      by_network(results, 'random', share, kind, key)
+      for key in ('top1', 'cross_entropy')
+    )
     if np.isnan(tops).any():
       continue
-    tau = scipy.stats.kendalltau(*tops.T).statistic
+    tops = 100 * tops
+    taus = [
+      f'{scipy.stats.kendalltau(*x.T).statistic:.2f}' for x in (tops, losses)
+    ]
     gains = [
       tops[np.argsort(-judge)[:3], 1 - seed].mean() - tops[:, 1 - seed].mean()
       for seed, judge in enumerate(tops.T)
     ]
     lines.append(
-      f'| {100 * share:.0f}% | {tau:.2f} ({len(tops)} networks) | '
+      f'| {100 * share:.0f}% ({len(tops)} networks) | {" | ".join(taus)} | '
       f'{np.mean(gains):+.2f} points ({gains[0]:+.2f}, {gains[1]:+.2f}) |'
     )
   return '\n'.join(lines) if len(lines) > empty else ''
