@@ -15,6 +15,7 @@ from spnas_jax.architecture import Architecture
 from tests.benchmarks.search_rows import (
   CONFIGS,
   FASHION,
+  MORE_SEARCH_SEEDS,
   NUM_RANDOM,
   NUM_SPREAD,
   RANKED,
@@ -55,7 +56,7 @@ def _landing(results, data):
     '|---|---|---|---|---|---|---|---|',
   ]
   empty = len(lines)
-  for row in rows():
+  for row in sorted(rows(), key=lambda row: (row.share, row.seed)):
     r = results.get(row.key)
     if row.kind != 'search' or row.data != data or r is None:
       continue
@@ -78,7 +79,7 @@ def by_network(
   """`key` of the group's networks [networks, training seeds]; NaN = missing."""
   count = {
     'random': NUM_RANDOM,
-    'found': len(SEARCH_SEEDS),
+    'found': len(SEARCH_SEEDS + MORE_SEARCH_SEEDS),
     'evolved': 1,
     'spread': NUM_SPREAD,
   }
