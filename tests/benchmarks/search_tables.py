@@ -375,34 +375,67 @@ def _epochs(kind: str) -> str:
 
 
 def _ceiling(results, kind):
-  """What the best judge there is, a whole training, says of another one."""
+  """What the best judge there is, a whole training, says of another one.
+
+  And the tau that a perfect judge would reach, who knew each network's mean
+  over all trainings: 2/pi asin(r) for normal values, r^2 being the share of the
+  variance between networks that is not training noise. Noise is that of the
+  networks that were trained twice.
+  """
   lines = [
     '\n### How well one training predicts another of the networks: '
     f'{_epochs(kind)}\n',
-    "| target | Kendall's tau between two training seeds: top-1 | CE | gain of "
-    'the three best by one seed, in the other |',
+    "| networks | Kendall's tau between two training seeds: top-1, CE | gain "
+    'of the three best by one seed, in the other | tau of a perfect judge: '
+    'top-1, CE |',
     '|---|---|---|---|',
   ]
   empty = len(lines)
-  for share in TRAINED_SHARES:
-    tops, losses = (
-      by_network(results, 'random', share, kind, key)
-      for key in ('top1', 'cross_entropy')
+  keys = ('top1', 'cross_entropy')
+
+  def values(key, *shares):
+    return np.concatenate(
+      [
+        by_network(results, 'random' if share else 'spread', share, kind, key)
+        for share in shares
+      ]
     )
-    if np.isnan(tops).any():
-      continue
-    tops = 100 * tops
-    taus = [
-      f'{scipy.stats.kendalltau(*x.T).statistic:.2f}' for x in (tops, losses)
-    ]
-    gains = [
-      tops[np.argsort(-judge)[:3], 1 - seed].mean() - tops[:, 1 - seed].mean()
-      for seed, judge in enumerate(tops.T)
-    ]
-    lines.append(
-      f'| {100 * share:.0f}% ({len(tops)} networks) | {" | ".join(taus)} | '
-      f'{np.mean(gains):+.2f} points ({gains[0]:+.2f}, {gains[1]:+.2f}) |'
-    )
+
+  if np.isnan(values('top1', *TRAINED_SHARES)).any():
+    return ''
+  groups = {f'{100 * share:.0f}%': (share,) for share in TRAINED_SHARES}
+  groups |= {'both bands': TRAINED_SHARES, 'whole space': (0.0,)}
+  for name, shares in groups.items():
+    cells = [name, '', '', '']
+    tops = 100 * values('top1', *shares)
+    if not np.isnan(tops).any():
+      taus = [
+        scipy.stats.kendalltau(*values(key, *shares).T).statistic
+        for key in keys
+      ]
+      cells[1] = ', '.join(f'{tau:.2f}' for tau in taus)
+    if len(shares) == 1 and cells[1]:
+      gains = [
+        tops[np.argsort(-judge)[:3], 1 - seed].mean() - tops[:, 1 - seed].mean()
+        for seed, judge in enumerate(tops.T)
+      ]
+      cells[2] = (
+        f'{np.mean(gains):+.2f} points ({gains[0]:+.2f}, {gains[1]:+.2f})'
+      )
+    perfect = []
+    for key in keys:
+      noise = values(key, *TRAINED_SHARES).var(1, ddof=1).mean()
+      known = values(key, *shares)
+      known = known[~np.isnan(known).all(1)]
+      if len(known) > 2:
+        seeds = (~np.isnan(known[0])).sum()
+        total = _mean_over_seeds(known).var(ddof=1)
+        r = np.sqrt(max(0.0, 1 - noise / seeds / total))
+        perfect.append(f'{2 / np.pi * np.arcsin(r):.2f}')
+    if perfect:
+      cells[0] += f' ({len(known)})'
+      cells[3] = ', '.join(perfect)
+      lines.append(f'| {" | ".join(cells)} |')
   return '\n'.join(lines) if len(lines) > empty else ''
 
 
