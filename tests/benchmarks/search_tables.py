@@ -12,6 +12,7 @@ import numpy as np
 import scipy.stats
 
 from spnas_jax.architecture import Architecture
+from spnas_jax.latency import LatencyTable
 from tests.benchmarks.search_rows import (
   CONFIGS,
   FASHION,
@@ -205,10 +206,10 @@ def _tau(results, kind):
   lines = [
     "\n### Kendall's tau, supernet's CE against top-1, and CE, from scratch: "
     f'{_epochs(kind)}\n',
-    '| supernet | whole space | both bands | '
+    '| supernet | all | whole space | both bands | '
     + ' | '.join(f'{100 * share:.0f}%' for share in TRAINED_SHARES)
     + ' |',
-    '|---|---|---|' + '---|' * len(TRAINED_SHARES),
+    '|---|---|---|---|' + '---|' * len(TRAINED_SHARES),
   ]
   empty = len(lines)
   # What training says, the better the larger, by measure and share.
@@ -220,18 +221,29 @@ def _tau(results, kind):
     for key, sign in (('top1', 1), ('cross_entropy', -1))
     for share in (0.0, *TRAINED_SHARES)
   }
-  for group in RANKED:
-    r = results.get(Row('ranking', FASHION, TRAINED_SHARES[-1], group).key)
-    if r is None:
-      continue
+  judges = {
+    group: [(n, n['cross_entropy']) for n in r['networks']]
+    for group in RANKED
+    if (
+      r := results.get(Row('ranking', FASHION, TRAINED_SHARES[-1], group).key)
+    )
+  }
+  if judges:
+    # What is known without any training: of two networks, the slower one.
+    table = LatencyTable.load(CONFIGS[FASHION].get_config().latency_table)
+    judges['none: predicted ms'] = [
+      (n, -table.predict(Architecture.from_string(n['architecture'])))
+      for n, _ in next(iter(judges.values()))
+    ]
+  for name, judged in judges.items():
 
-    def tau(*shares, r=r):
+    def tau(*shares, judged=judged):
       taus = []
       for key in ('top1', 'cross_entropy'):
         pairs = np.array(
           [
-            (-n['cross_entropy'], scratch[key, n['share']][n['index']])
-            for n in r['networks']
+            (-value, scratch[key, n['share']][n['index']])
+            for n, value in judged
             if n['share'] in shares
           ]
         )
@@ -239,10 +251,11 @@ def _tau(results, kind):
         if len(pairs) < 3:
           return '-'
         taus.append(f'{scipy.stats.kendalltau(*pairs.T).statistic:.2f}')
-      return f'{", ".join(taus)} ({len(pairs)} networks)'
+      return f'{", ".join(taus)} ({len(pairs)})'
 
-    cells = [tau(0.0), tau(*TRAINED_SHARES), *map(tau, TRAINED_SHARES)]
-    lines.append(f'| {group} | {" | ".join(cells)} |')
+    cells = [tau(0.0, *TRAINED_SHARES), tau(0.0), tau(*TRAINED_SHARES)]
+    cells += map(tau, TRAINED_SHARES)
+    lines.append(f'| {name} | {" | ".join(cells)} |')
   return '\n'.join(lines) if len(lines) > empty else ''
 
 
