@@ -43,8 +43,7 @@ def summary(results: dict[str, Any]) -> str:
       for kind in RECIPES
       for table in (_against_random, _tau, _ceiling)
     ),
-    _effects(results, ('train',)),
-    _effects(results, ('train', 'long')),
+    _effects(results),
   ]
   return '\n'.join(part for part in parts if part)
 
@@ -266,10 +265,10 @@ def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
   return np.where(there.any(1), total / np.maximum(there.sum(1), 1), np.nan)
 
 
-def _effects(results, kinds):
+def _effects(results):
   """Which decision is worth how much, from scratch and in a supernet.
 
-  Over the random networks that were trained under all of the recipes `kinds`.
+  Over the random networks that were trained under both recipes.
   """
   expansions = CONFIGS[FASHION].get_config().space.expansions
   decisions = (
@@ -278,9 +277,8 @@ def _effects(results, kinds):
     'one more layer',
   )
   lines = [
-    '\n### Change of the cross-entropy by a decision, times 1000: '
-    f'{" and ".join(map(_epochs, kinds))}\n',
-    'Least squares over the random networks trained so; ± standard error.\n',
+    '\n### Change of the cross-entropy by a decision, times 1000\n',
+    'Least squares over the random networks; ± standard error.\n',
     '| in | networks | ' + ' | '.join(decisions) + ' |',
     '|---|---|' + '---|' * len(decisions),
   ]
@@ -299,7 +297,7 @@ def _effects(results, kinds):
           if (key := Row(kind, FASHION, n['share'], name, n['index'], seed).key)
           in results
         ]
-        for kind in kinds
+        for kind in RECIPES
       ]
       if all(own):
         blocks = Architecture.from_string(n['architecture']).blocks
@@ -314,7 +312,7 @@ def _effects(results, kinds):
         supernet.append(n['cross_entropy'])
     sources = [('supernet of row ' + group, supernet)]
     if len(lines) == empty:
-      names = (f'from scratch, {_epochs(kind)}' for kind in kinds)
+      names = (f'from scratch, {_epochs(kind)}' for kind in RECIPES)
       sources[:0] = zip(names, np.transpose(scratch), strict=True)
     for name, values in sources:
       cells = [
