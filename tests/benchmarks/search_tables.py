@@ -260,9 +260,7 @@ def _tau(results, kind):
 
 def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
   """[networks, seeds] to [networks], over those that are there; NaN: none."""
-  there = ~np.isnan(values)
-  total = np.where(there, values, 0.0).sum(1)
-  return np.where(there.any(1), total / np.maximum(there.sum(1), 1), np.nan)
+  return np.ma.masked_invalid(values).mean(1).filled(np.nan)
 
 
 def _effects(results):
@@ -399,9 +397,9 @@ def _ceiling(results, kind):
     '\n### How well one training predicts another of the networks: '
     f'{_epochs(kind)}\n',
     "| networks | Kendall's tau between two training seeds: top-1, CE | gain "
-    'of the three best by one seed, in the other | tau of a perfect judge: '
-    'top-1, CE |',
-    '|---|---|---|---|',
+    'of the three best by one seed, in the other | sd of top-1: of networks as '
+    'trained, of trainings | tau of a perfect judge: top-1, CE |',
+    '|---|---|---|---|---|',
   ]
   empty = len(lines)
   keys = ('top1', 'cross_entropy')
@@ -419,7 +417,7 @@ def _ceiling(results, kind):
   groups = {f'{100 * share:.0f}%': (share,) for share in TRAINED_SHARES}
   groups |= {'both bands': TRAINED_SHARES, 'whole space': (0.0,)}
   for name, shares in groups.items():
-    cells = [name, '', '', '']
+    cells = [name, '', '', '', '']
     tops = 100 * values('top1', *shares)
     if not np.isnan(tops).any():
       taus = [
@@ -445,9 +443,11 @@ def _ceiling(results, kind):
         total = _mean_over_seeds(known).var(ddof=1)
         r = np.sqrt(max(0.0, 1 - noise / seeds / total))
         perfect.append(f'{2 / np.pi * np.arcsin(r):.2f}')
+        if key == 'top1':
+          cells[3] = f'{100 * total**0.5:.2f}, {100 * noise**0.5:.2f} points'
     if perfect:
       cells[0] += f' ({len(known)})'
-      cells[3] = ', '.join(perfect)
+      cells[4] = ', '.join(perfect)
       lines.append(f'| {" | ".join(cells)} |')
   return '\n'.join(lines) if len(lines) > empty else ''
 
