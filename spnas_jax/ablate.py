@@ -26,15 +26,14 @@ from jax import Array, lax
 from ml_collections import ConfigDict
 
 from spnas_jax import input_pipeline
-from spnas_jax.config import make_space
 from spnas_jax.console import say
 from spnas_jax.loop import take
 from spnas_jax.objective import cross_entropy
 from spnas_jax.parallel import AXIS, replicate
 from spnas_jax.random_search import score_from_scratch
 from spnas_jax.run_setup import check_data
-from spnas_jax.search_record import load_supernet
-from spnas_jax.search_setup import load_table, make_search, resolve_target
+from spnas_jax.search_record import finished_search
+from spnas_jax.search_setup import load_table
 from spnas_jax.search_step import Search
 from spnas_jax.shared_kernels import shared_kernels
 from spnas_jax.space import SearchSpace
@@ -64,17 +63,6 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     result[name] = parts[name](config, workdir)
     workdir.write(f'ablate/{name}.json', json.dumps(result[name], indent=1))
   return workdir.finish('ablate', inputs, result, time.monotonic() - start)
-
-
-def _finished_search(
-  config: ConfigDict, workdir: Workdir
-) -> tuple[Search, dict[str, Any]]:
-  """The workdir's search and its weights."""
-  space, table = make_space(config), load_table(config)
-  target_ms, _, _ = resolve_target(config, space, table)
-  state = load_supernet(config, workdir)
-  search = make_search(config, space, table, target_ms)
-  return search, {'params': state.params, 'batch_stats': state.batch_stats}
 
 
 # --- does a gate know what it decides? ----------------------------------------
@@ -153,7 +141,8 @@ def gate_effects(
 def gates(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """Correlation of what the search sees with the truth, per kind of gate."""
   c = config.ablate
-  search, variables = _finished_search(config, workdir)
+  search, state = finished_search(config, workdir)
+  variables = {'params': state.params, 'batch_stats': state.batch_stats}
   split = 'validation' if config.dataset.holdout else 'test'
   batches = list(
     take(
@@ -227,9 +216,9 @@ def _correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 def ranking(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """Kendall's tau over random networks of the whole space."""
   c = config.ablate
-  search, variables = _finished_search(config, workdir)
+  search, state = finished_search(config, workdir)
   space, table = search.supernet.space, load_table(config)
-  subnets = Subnets(config, search.supernet, variables, c.ranking_images)
+  subnets = Subnets(config, search.supernet, state.params, c.ranking_images)
   rows = []
   for choices in random_networks(space, c.num_networks, config.seed):
     arch = space.architecture_of(choices)

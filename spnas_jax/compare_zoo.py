@@ -17,12 +17,12 @@ from ml_collections import ConfigDict
 
 from spnas_jax import measuring, zoo
 from spnas_jax.architecture import Architecture, num_macs, num_params
-from spnas_jax.config import dataset_facts
 from spnas_jax.console import say
 from spnas_jax.devices import Device, open_device
 from spnas_jax.errors import UserError
 from spnas_jax.latency import LatencyTable
-from spnas_jax.random_search import found_network, score_from_scratch
+from spnas_jax.random_search import score_from_scratch
+from spnas_jax.routes import found_network, zoo_network
 from spnas_jax.run_setup import check_data
 from spnas_jax.search_setup import load_table
 from spnas_jax.table_entries import network_tflite
@@ -67,7 +67,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   c = config.compare_zoo
   device = open_device(config) if c.measure else None
   table = None if c.measure else load_table(config)
-  found = found_network(workdir)
+  found = found_network(config, workdir)
   results = workdir.results()
   # What a row depends on; which rows there are may change between runs.
   shared = stage_inputs(
@@ -143,21 +143,10 @@ def _entries(
 ) -> list[Entry]:
   """The networks to train, family by family."""
   c = config.compare_zoo
-  facts = dataset_facts(config)
   entries = []
   for name in c.networks:
     for width in c.widths:
-      arch = zoo.adapt(
-        zoo.scale_width(zoo.get(name), width),
-        num_classes=facts.num_classes,
-        input_channels=facts.channels,
-        image_size=config.dataset.image_size,
-      )
-      # Part of the recipe: averages that fit the length of the training.
-      arch = arch.replace(
-        batch_norm_momentum=config.space.batch_norm_momentum,
-        batch_norm_epsilon=config.space.batch_norm_epsilon,
-      )
+      arch = zoo_network(config, zoo.get(name), width)
       entries.append(Entry(name, width, arch, _SEARCH_EPOCHS.get(name)))
   if found is not None:
     own = search.get('architecture') == found.to_string()

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.console import say
 from spnas_jax.errors import UserError
+from spnas_jax.routes import resolve_architecture
 from spnas_jax.run_setup import init_variables
 from spnas_jax.search_setup import (
   create_state,
@@ -34,7 +35,7 @@ from spnas_jax.tpu_compiler import (
   tpu_devices,
   try_batch,
 )
-from spnas_jax.train import resolve_architecture, training_parts
+from spnas_jax.train import training_parts
 from spnas_jax.train_state import TrainState
 from spnas_jax.workdir import Workdir, stage_inputs
 

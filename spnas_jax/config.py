@@ -69,11 +69,12 @@ def _space() -> ConfigDict:
   # Width multiplier of stem, stages and fixed blocks (rounded to multiples of
   # 8, never below 90%); the head keeps its width.
   c.width = 1.0
-  # 'relu' or 'relu6'.
+  # 'relu' or 'relu6'; of block strings in `architecture`, too.
   c.activation = 'relu'
   # Share of old batch statistics kept per step (0.99 in the reference, whose
   # runs are long; the embedded data sets train for some hundred steps), and
-  # what is added to variances.
+  # what is added to variances. Of every network that is trained, wherever it
+  # comes from; only PyTorch's (NAME:torch) keep the epsilon of their weights.
   c.batch_norm_momentum = 0.9
   c.batch_norm_epsilon = 1e-3
   return c
@@ -108,6 +109,10 @@ def _recipe() -> ConfigDict:
   # Batch-norm statistics over all devices (True) or per device, the
   # reference's way (False). True: the device count does not change the result.
   c.sync_batch_norm = True
+  # Training batches from which batch-norm statistics are re-estimated for the
+  # network that is scored and kept: after training, and of decoded networks
+  # inside a supernet. Running averages lag where steps are few.
+  c.batch_norm_batches = 20
   # Compute type: 'float32' or 'bfloat16'. Losses, statistics, norms, thresholds
   # and the runtime term stay float32.
   c.dtype = 'float32'
@@ -164,9 +169,6 @@ def _search() -> ConfigDict:
   )
   # The found network's latency lies in [(1 - slack) target, target], fraction.
   c.slack = 0.02
-  # Training batches from which batch-norm statistics are re-estimated after
-  # decoding.
-  c.batch_norm_batches = 20
   # method 'evolution': workdir of a finished search whose supernet is used
   # ('' = train one here, all epochs in warm-up); networks per generation;
   # generations; probability that a layer is drawn anew; images of a score;

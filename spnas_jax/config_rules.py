@@ -21,6 +21,7 @@ _RECIPE_RANGES = {
   'label_smoothing': (0, 0.999),
   'dropout': (0, 0.999),
   'ema_decay': (0, 1),
+  'batch_norm_batches': (1, math.inf),
   'log_every_steps': (1, math.inf),
   'checkpoint_epochs': (1e-9, math.inf),
 }
@@ -42,7 +43,6 @@ RANGES: dict[str, tuple[float, float]] = {
   'search.controller.ramp': (0, 1),
   'search.controller.limit': (0, math.inf),
   'search.slack': (0, 1),
-  'search.batch_norm_batches': (1, math.inf),
   'search.evolution.population': (2, math.inf),
   'search.evolution.generations': (0, math.inf),
   'search.evolution.mutation': (0, 1),

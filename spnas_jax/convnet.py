@@ -19,6 +19,7 @@ class ConvNet(nn.Module):
   Attributes:
     arch: the network.
     dtype, axis_name, implementation, remat: see `layers.Style`.
+    momentum: of the running batch-norm statistics; None = the architecture's.
   """
 
   arch: Architecture
@@ -26,6 +27,7 @@ class ConvNet(nn.Module):
   axis_name: str | None = None
   implementation: str = 'auto'
   remat: bool = False
+  momentum: float | None = None
 
   @nn.compact
   def __call__(
@@ -43,6 +45,7 @@ class ConvNet(nn.Module):
       axis_name=self.axis_name,
       implementation=self.implementation,
       remat=self.remat,
+      momentum=self.momentum,
     )
     frame = Frame(self.arch, style, name='frame')
     x = frame.stem(x, train)

@@ -45,11 +45,13 @@ class Style:
   remat: bool = False
 
   @classmethod
-  def of(cls, arch: Architecture, **kwargs) -> Style:
-    """The style an architecture asks for."""
+  def of(
+    cls, arch: Architecture, momentum: float | None = None, **kwargs
+  ) -> Style:
+    """The style an architecture asks for; `momentum` replaces its own."""
     return cls(
       activation=arch.activation,
-      momentum=arch.batch_norm_momentum,
+      momentum=arch.batch_norm_momentum if momentum is None else momentum,
       epsilon=arch.batch_norm_epsilon,
       padding=arch.padding,
       **kwargs,

@@ -37,6 +37,7 @@ def run_steps(
   recipe: Any,
   describe: Describe,
   on_log: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+  finish: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
   """Runs a stage's steps from its newest checkpoint to the end.
 
@@ -53,6 +54,8 @@ def run_steps(
     describe: scalars of a step -> the middle of its log line.
     on_log: called with (step, metrics) after each logged step; metrics may
       hold arrays.
+    finish: what the state goes through after the last step; the last
+      checkpoint is of its result.
 
   Returns:
     The final state, on the devices.
@@ -102,6 +105,8 @@ def run_steps(
           on_log(done, values)
         if main_process:
           progress.show(done, describe(scalars))
+      if done == total_steps:
+        state = finish(state)
       if save:
         # The loss is of the weights before the step, what is saved are those
         # behind it.

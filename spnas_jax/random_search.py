@@ -21,6 +21,7 @@ from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
 from spnas_jax.evaluate import convnet_eval_step, score_split
 from spnas_jax.latency import LatencyTable
+from spnas_jax.routes import found_network
 from spnas_jax.run_setup import check_data
 from spnas_jax.search_setup import load_table, resolve_target, search_inputs
 from spnas_jax.space import SearchSpace
@@ -68,7 +69,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
       f'search.lambda_ is {config.search.lambda_}, must be unset for '
       '--stage=random_search, which needs a target'
     )
-  found = found_network(workdir)
+  found = found_network(config, workdir)
   inputs = stage_inputs(
     config,
     'seed',
@@ -190,12 +191,6 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     result['difference'] = float(found.mean() - random.mean())
     result['standard_error'] = float(np.hypot(error(random), error(found)))
   return result
-
-
-def found_network(workdir: Workdir) -> Architecture | None:
-  """What the workdir's search found; None if there was none."""
-  path = workdir / 'architecture.json'
-  return Architecture.from_json(path.read_text()) if path.exists() else None
 
 
 def _print(result: dict[str, Any]) -> None:

@@ -10,22 +10,20 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.batch_norm import estimate_batch_stats
 from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.console import say
 from spnas_jax.diagnostics import flips_per_epoch, warnings
-from spnas_jax.evaluate import score_split
 from spnas_jax.evolution import Evolution
 from spnas_jax.gates import decide
-from spnas_jax.loop import run_steps, take
-from spnas_jax.parallel import pmap_eval, pmap_step, replicate
+from spnas_jax.loop import run_steps
+from spnas_jax.parallel import pmap_step
 from spnas_jax.projection import project
 from spnas_jax.run_setup import check_batch, check_data, device_batches
 from spnas_jax.search_record import (
   HISTORY,
+  finished_search,
   last_of_each_step,
   load_history,
-  load_supernet,
   npz,
   params_sha256,
   save_gates,
@@ -40,9 +38,7 @@ from spnas_jax.search_setup import (
 )
 from spnas_jax.search_step import Search, make_search_step
 from spnas_jax.space import SearchSpace
-from spnas_jax.steps import make_eval_step
-from spnas_jax.subnets import Subnets
-from spnas_jax.train_state import TrainState
+from spnas_jax.subnets import Subnets, forced_scores
 from spnas_jax.workdir import Workdir, fingerprint
 
 # A gate whose open probability lies between these is called undecided.
@@ -99,8 +95,12 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
       'image_size': config.dataset.image_size,
     }
   )
-  scores = supernet_scores(
-    search, config, state, space.gates_of(found), config.evaluate.split
+  scores = forced_scores(
+    config,
+    config.search,
+    search.supernet,
+    state.params,
+    space.gates_of(found),
   )
   final_ce = float(history['cross_entropy'][-1])
   result = {
@@ -168,7 +168,7 @@ def _trained_supernet(search: Search, config: ConfigDict, workdir: Workdir):
   if config.search.method != 'evolution' or not other:
     return _run_steps(search, config, workdir)
   history = last_of_each_step(load_history(Workdir(other)))
-  return load_supernet(config, workdir), history
+  return finished_search(config, workdir)[1], history
 
 
 def _evolve(search, config, state, table, target_ms, own):
@@ -180,12 +180,7 @@ def _evolve(search, config, state, table, target_ms, own):
   c = config.search.evolution
   space = search.supernet.space
   start = time.monotonic()
-  subnets = Subnets(
-    config,
-    search.supernet,
-    {'params': state.params, 'batch_stats': state.batch_stats},
-    c.images,
-  )
+  subnets = Subnets(config, search.supernet, state.params, c.images)
   evolution = Evolution(
     space,
     table,
@@ -258,43 +253,6 @@ def undecided(logits: np.ndarray) -> np.ndarray:
   """Gates whose probability of being open is not far from one half."""
   p = 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
   return (p > UNDECIDED[0]) & (p < UNDECIDED[1])
-
-
-def supernet_scores(
-  search: Search,
-  config: ConfigDict,
-  state: TrainState,
-  gates: np.ndarray,
-  split: str,
-) -> dict[str, float]:
-  """Accuracy of a decision with the supernet's weights.
-
-  The running batch-norm statistics were collected under ever-changing gates, so
-  they are re-estimated under these first (without that, accuracy is off by up
-  to 15 points).
-  """
-  forced = jnp.asarray(gates)
-  stats = estimate_batch_stats(
-    search.supernet,
-    {'params': state.params, 'batch_stats': state.batch_stats},
-    take(
-      device_batches(config, config.search, config.seed, 0),
-      config.search.batch_norm_batches,
-    ),
-    forced,
-  )
-  supernet = search.supernet
-  eval_step = pmap_eval(
-    make_eval_step(lambda v, x: supernet.apply(v[0], x, v[1], train=False))
-  )
-  variables = {'params': state.params, 'batch_stats': stats}
-  return score_split(
-    eval_step,
-    replicate((variables, forced)),
-    config,
-    split,
-    config.search.dtype,
-  )
 
 
 def _opening(search, space, table, target_ms, low, high) -> str:

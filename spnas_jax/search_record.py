@@ -20,7 +20,9 @@ from spnas_jax.search_setup import (
   make_search,
   resolve_target,
 )
+from spnas_jax.search_step import Search
 from spnas_jax.space import Choice, SearchSpace
+from spnas_jax.subnets import forced_statistics
 from spnas_jax.supernet import inherit, layer_name
 from spnas_jax.train_state import TrainState
 from spnas_jax.workdir import Workdir
@@ -88,8 +90,10 @@ def save_gates(workdir: Workdir, gates: np.ndarray) -> None:
   workdir.write(FOUND, buffer.getvalue())
 
 
-def load_supernet(config: ConfigDict, workdir: Workdir) -> TrainState:
-  """The finished search's state, from where its supernet was trained.
+def finished_search(
+  config: ConfigDict, workdir: Workdir
+) -> tuple[Search, TrainState]:
+  """A finished search and its state, from where its supernet was trained.
 
   Raises:
     UserError: the workdir holds no finished search.
@@ -106,7 +110,7 @@ def load_supernet(config: ConfigDict, workdir: Workdir) -> TrainState:
   target_ms, _, _ = resolve_target(config, space, table)
   search = make_search(config, space, table, target_ms)
   with Checkpoints(workdir / 'search' / 'checkpoints') as checkpoints:
-    return checkpoints.restore(create_state(search, config))
+    return search, checkpoints.restore(create_state(search, config))
 
 
 def load_inherited(
@@ -114,15 +118,23 @@ def load_inherited(
 ) -> dict[str, Any]:
   """Weights for `arch` cut out of the workdir's supernet.
 
+  Batch statistics are those of `arch`: re-estimated under its gates.
+
   Raises:
     UserError: no finished search, or `arch` is not in its space.
   """
   space = make_space(config)
   choices = _inherit_choices(space, workdir, arch)
-  state = load_supernet(config, workdir)
+  search, state = finished_search(config, workdir)
+  stats = forced_statistics(
+    config,
+    config.search,
+    search.supernet,
+    state.params,
+    space.gates_of(choices),
+  )
   params = {k: v for k, v in state.params.items() if k != 'thresholds'}
-  variables = {'params': params, 'batch_stats': state.batch_stats}
-  return inherit(space, choices, variables)
+  return inherit(space, choices, {'params': params, 'batch_stats': stats})
 
 
 def _inherit_choices(

@@ -16,24 +16,19 @@ import numpy as np
 from jax import Array, lax
 from ml_collections import ConfigDict
 
-from spnas_jax.batch_norm import estimate_batch_stats
 from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.console import say
 from spnas_jax.convnet import ConvNet
 from spnas_jax.evaluate import convnet_eval_step, score_split
-from spnas_jax.loop import run_steps, take
+from spnas_jax.loop import run_steps
 from spnas_jax.objective import cross_entropy, objective
 from spnas_jax.optimizer import decayed, grouped, weight_optimizer
-from spnas_jax.parallel import AXIS, pmap_eval, pmap_step, replicate
+from spnas_jax.parallel import AXIS, pmap_step
 from spnas_jax.run_setup import device_batches, init_variables
 from spnas_jax.schedules import learning_rate_schedule
 from spnas_jax.space import Choice, SearchSpace
-from spnas_jax.steps import (
-  accuracy,
-  apply_gradients,
-  dropout_mask,
-  make_eval_step,
-)
+from spnas_jax.steps import accuracy, apply_gradients, dropout_mask
+from spnas_jax.subnets import forced_scores
 from spnas_jax.supernet import SuperNet
 from spnas_jax.train import train_network
 from spnas_jax.train_state import TrainState
@@ -62,8 +57,8 @@ def shared_kernels(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     )
   supernet, state = _train_shared(config, workdir, space)
   for i, kernel in enumerate(kernels):
-    result[f'shared_{kernel}x{kernel}'] = _score_subset(
-      config, supernet, state, _gates(space, i)
+    result[f'shared_{kernel}x{kernel}'] = forced_scores(
+      config, config.train, supernet, state.ema_params, _gates(space, i)
     )
   for name, scores in result.items():
     say(
@@ -173,26 +168,3 @@ def _train_shared(config: ConfigDict, workdir: Workdir, space: SearchSpace):
     describe=lambda m: f'CE {m["cross_entropy"]:.3f}',
   )
   return supernet, state
-
-
-def _score_subset(config, supernet, state, gates) -> dict[str, float]:
-  """A subset's accuracy with batch-norm statistics of its own."""
-  forced = jnp.asarray(gates)
-  variables = {
-    'params': state.ema_params,
-    'batch_stats': state.ema_batch_stats,
-  }
-  stats = estimate_batch_stats(
-    supernet,
-    variables,
-    take(
-      device_batches(config, config.train, config.seed, 0),
-      config.search.batch_norm_batches,
-    ),
-    forced,
-  )
-  step = pmap_eval(
-    make_eval_step(lambda v, x: supernet.apply(v[0], x, v[1], train=False))
-  )
-  state = replicate(({**variables, 'batch_stats': stats}, forced))
-  return score_split(step, state, config, config.evaluate.split)

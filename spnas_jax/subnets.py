@@ -1,4 +1,8 @@
-"""Scores of sub-networks under forced gates: no retraining, one compilation."""
+"""Sub-networks under forced gates: statistics and scores, no retraining.
+
+Their batch-norm statistics are re-estimated for each (`batch_norm.py`): the
+running ones were collected under ever-changing gates and belong to no network.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax import input_pipeline
 from spnas_jax.batch_norm import estimate_batch_stats
+from spnas_jax.evaluate import score_split
 from spnas_jax.loop import take
 from spnas_jax.parallel import AXIS, pmap_eval, replicate
 from spnas_jax.run_setup import device_batches
@@ -18,13 +23,56 @@ from spnas_jax.steps import make_eval_step
 from spnas_jax.supernet import SuperNet
 
 
+def forced_statistics(
+  config: ConfigDict,
+  recipe: ConfigDict,
+  supernet: SuperNet,
+  params: Any,
+  gates: np.ndarray,
+) -> Any:
+  """`batch_stats` of a supernet under a decision.
+
+  Args:
+    config: `dataset` and `seed` are read.
+    recipe: section `search` or `train`, by which the supernet was trained.
+    supernet: the network.
+    params: its weights.
+    gates: [num_gates], 0 or 1.
+  """
+  batches = take(
+    device_batches(config, recipe, config.seed, 0), recipe.batch_norm_batches
+  )
+  return estimate_batch_stats(supernet, params, batches, jnp.asarray(gates))
+
+
+def forced_scores(
+  config: ConfigDict,
+  recipe: ConfigDict,
+  supernet: SuperNet,
+  params: Any,
+  gates: np.ndarray,
+) -> dict[str, float]:
+  """Scores of a decision on `evaluate.split`, see `evaluate.score_split`."""
+  stats = forced_statistics(config, recipe, supernet, params, gates)
+  step = pmap_eval(
+    make_eval_step(lambda v, x: supernet.apply(v[0], x, v[1], train=False))
+  )
+  variables = {'params': params, 'batch_stats': stats}
+  return score_split(
+    step,
+    replicate((variables, jnp.asarray(gates))),
+    config,
+    config.evaluate.split,
+    recipe.dtype,
+  )
+
+
 class Subnets:
   """One supernet's weights and the images that sub-networks are scored on.
 
   Images held out of training where `dataset.holdout` is above 0, otherwise
   training images without augmentation; never test images, since choices are
-  made by these scores. Batch-norm statistics are re-estimated for each network
-  (the running ones belong to no network: accuracy is off by up to 15 points).
+  made by these scores.
 
   Attributes:
     split: where the images come from.
@@ -35,12 +83,12 @@ class Subnets:
     self,
     config: ConfigDict,
     supernet: SuperNet,
-    variables: dict[str, Any],
+    params: Any,
     num_images: int,
   ):
     recipe = config.search
     self._supernet = supernet
-    self._variables = replicate(variables)
+    self._params = replicate(params)
     self.split = 'validation' if config.dataset.holdout else 'train'
     count = -(-num_images // recipe.batch_size)
     self._scored = list(
@@ -72,9 +120,9 @@ class Subnets:
     """{'top1' (fraction), 'cross_entropy' (nats)} of a decision [num_gates]."""
     forced = jnp.asarray(gates, jnp.float32)
     stats = estimate_batch_stats(
-      self._supernet, self._variables, self._training, forced
+      self._supernet, self._params, self._training, forced
     )
-    variables = {'params': self._variables['params'], 'batch_stats': stats}
+    variables = {'params': self._params, 'batch_stats': stats}
     state = replicate((variables, forced))
     sums = [self._step(state, batch) for batch in self._scored]
     total = {

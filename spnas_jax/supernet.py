@@ -6,7 +6,6 @@ search formulation, a forced decision, an evolution) is not its business.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
@@ -85,9 +84,8 @@ class SuperNet(nn.Module):
       axis_name=self.axis_name,
       implementation=self.implementation,
       remat=self.remat,
+      momentum=self.momentum,
     )
-    if self.momentum is not None:
-      style = dataclasses.replace(style, momentum=self.momentum)
     count = self.num_thresholds
     if count is None:
       count = len(self.space.gates)

@@ -5,18 +5,23 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from etils import epath
 from ml_collections import ConfigDict
 
-from spnas_jax import zoo
 from spnas_jax.architecture import Architecture
+from spnas_jax.batch_norm import estimate_batch_stats
 from spnas_jax.checkpoint import Checkpoints
 from spnas_jax.config import dataset_facts
+from spnas_jax.console import say
 from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
-from spnas_jax.loop import run_steps
+from spnas_jax.loop import run_steps, take
 from spnas_jax.optimizer import weight_optimizer
-from spnas_jax.parallel import AXIS, pmap_step
+from spnas_jax.parallel import AXIS, pmap_step, replicate
+from spnas_jax.routes import (
+  adaptation,
+  read_architecture,
+  resolve_architecture,
+)
 from spnas_jax.run_setup import (
   check_batch,
   check_data,
@@ -29,56 +34,6 @@ from spnas_jax.steps import make_train_step
 from spnas_jax.torch_weights import load_torch
 from spnas_jax.train_state import TrainState
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
-
-
-def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
-  """`config.architecture`: zoo name, path, block string or '' = the workdir's.
-
-  Zoo networks are adapted to the data set's classes, channels and size; with
-  ':torch' behind the name they have PyTorch's padding and batch norm.
-
-  Raises:
-    UserError: it is none of these, or does not fit the data set.
-  """
-  value = config.architecture
-  facts = dataset_facts(config)
-  name, _, zoo_style = value.partition(':')
-  if name in zoo.names():
-    return zoo.adapt(
-      zoo.get(name, zoo_style or 'tf'),
-      num_classes=facts.num_classes,
-      input_channels=facts.channels,
-      image_size=config.dataset.image_size,
-    )
-  if value.startswith('stem_'):
-    arch = Architecture.from_string(value)
-  else:
-    path = epath.Path(value) if value else workdir / 'architecture.json'
-    if not path.exists():
-      raise UserError(
-        f'architecture is {value!r}, allowed: a zoo name '
-        f'({", ".join(zoo.names())}), one with :torch behind it, the path of '
-        "an architecture.json, a block string, or '' after --stage=search "
-        f'({path} does not exist)'
-      )
-    arch = _read_architecture(path)
-  for field, wanted in (
-    ('num_classes', facts.num_classes),
-    ('input_channels', facts.channels),
-  ):
-    if getattr(arch, field) != wanted:
-      raise UserError(
-        f'architecture has {field} {getattr(arch, field)}, must be {wanted} '
-        f'for dataset {config.dataset.name!r}'
-      )
-  return arch
-
-
-def _read_architecture(path: epath.Path) -> Architecture:
-  try:
-    return Architecture.from_json(path.read_text())
-  except (OSError, ValueError, UserError) as e:
-    raise UserError(f'architecture {str(path)!r} cannot be used: {e}') from e
 
 
 def training_parts(config: ConfigDict, arch: Architecture):
@@ -113,6 +68,11 @@ def train_network(
     arch: the network.
     variables: weights to start from; None initialises.
     seed: of initialisation, order and dropout; None = `config.seed`.
+
+  Returns:
+    The final state. Its `ema_batch_stats` are those of `ema_params` over
+    `train.batch_norm_batches` batches, not running averages; with 0 epochs they
+    are as they were given.
   """
   recipe = config.train
   seed = config.seed if seed is None else seed
@@ -125,6 +85,10 @@ def train_network(
       model, config.dataset.image_size, arch.input_channels, seed
     )
   step = make_train_step(model, optimizer, schedule, recipe, seed)
+
+  def finish(state: TrainState) -> TrainState:
+    stats = _statistics(config, model, state.ema_params, seed)
+    return state.replace(ema_batch_stats=replicate(stats))
 
   def describe(m: dict[str, float]) -> str:
     return (
@@ -142,7 +106,19 @@ def train_network(
     steps_per_epoch=per_epoch,
     recipe=recipe,
     describe=describe,
+    finish=finish,
   )
+
+
+def _statistics(
+  config: ConfigDict, model: ConvNet, params: Any, seed: int
+) -> Any:
+  """Batch statistics of weights over the first training batches."""
+  recipe = config.train
+  batches = take(
+    device_batches(config, recipe, seed, 0), recipe.batch_norm_batches
+  )
+  return estimate_batch_stats(model, params, batches)
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
@@ -150,7 +126,14 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   arch = resolve_architecture(config, workdir)
   check_batch('train', config.train.batch_size)
   inputs = stage_inputs(
-    config, 'seed', 'dataset', 'train', architecture=arch.to_string()
+    config,
+    'seed',
+    'dataset',
+    'train',
+    architecture=arch.to_string(),
+    # What the line does not say, momentum apart: it changes running averages
+    # only, which are not used.
+    style=[arch.activation, arch.padding, arch.batch_norm_epsilon],
   )
   if config.train.init == 'inherit':
     supernet = workdir.results().get('search')
@@ -171,14 +154,26 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     variables = load_inherited(config, workdir, arch)
   workdir.claim('train', inputs)
   start = time.monotonic()
+  if adapted := adaptation(arch):
+    say(f'train: the network is adapted to the configuration: {adapted}')
   state = train_network(config, workdir, 'train', arch, variables)
   workdir.write('train/architecture.json', arch.to_json())
   return workdir.finish(
     'train',
     inputs,
-    {'steps': int(state.step), 'architecture': arch.to_string()},
+    {
+      'steps': int(state.step),
+      'architecture': arch.to_string(),
+      'batch_norm_images': _statistics_images(config, int(state.step)),
+    },
     time.monotonic() - start,
   )
+
+
+def _statistics_images(config: ConfigDict, steps: int) -> int:
+  """Images from which batch statistics were estimated; 0 = not, as given."""
+  recipe = config.train
+  return recipe.batch_norm_batches * recipe.batch_size if steps else 0
 
 
 def trained_hash(workdir: Workdir) -> str:
@@ -193,13 +188,20 @@ def trained_hash(workdir: Workdir) -> str:
       f'--workdir {workdir.path} holds no trained network; run --stage=train '
       'first'
     )
+  if 'batch_norm_images' not in result:
+    say(
+      f'WARNING: {workdir.path} was trained by a version that kept running '
+      'batch-norm statistics, which can lag. Stages that run now re-estimate '
+      "them; those already finished run again once 'evaluate', 'export' and "
+      "'profile' are removed from its results.json"
+    )
   return fingerprint(result['inputs'])
 
 
 def load_trained(
   config: ConfigDict, workdir: Workdir
 ) -> tuple[Architecture, dict[str, Any]]:
-  """The trained network and its averaged weights.
+  """The trained network, its averaged weights and their batch statistics.
 
   Returns:
     (architecture, {'params', 'batch_stats'}).
@@ -208,7 +210,7 @@ def load_trained(
     UserError: nothing was trained in the workdir.
   """
   trained_hash(workdir)
-  arch = _read_architecture(workdir / 'train' / 'architecture.json')
+  arch = read_architecture(workdir / 'train' / 'architecture.json')
   model = ConvNet(arch)
   variables = init_variables(
     model, config.dataset.image_size, arch.input_channels, 0
@@ -218,7 +220,7 @@ def load_trained(
   )
   with Checkpoints(workdir / 'train' / 'checkpoints') as checkpoints:
     state = checkpoints.restore(like)
-  return arch, {
-    'params': state.ema_params,
-    'batch_stats': state.ema_batch_stats,
-  }
+  stats = state.ema_batch_stats
+  if 'batch_norm_images' not in workdir.results()['train'] and state.step:
+    stats = _statistics(config, model, state.ema_params, config.seed)
+  return arch, {'params': state.ema_params, 'batch_stats': stats}

@@ -11,7 +11,7 @@ from spnas_jax import compare_zoo, config_rules, random_search, zoo
 from spnas_jax import config as config_lib
 from spnas_jax.devices import Device
 from spnas_jax.errors import UserError
-from spnas_jax.random_search import found_network
+from spnas_jax.routes import found_network
 from spnas_jax.workdir import Workdir
 
 KEYS = {
@@ -83,7 +83,7 @@ def test_rows_are_resumed_one_by_one_and_missing_ones_say_so(
   assert known['search_epochs'] is None
 
   found = rows['found']
-  arch = found_network(workdir)
+  arch = found_network(settings(), workdir)
   assert found['architecture'] == arch.to_string()
   search = workdir.results()['search']
   assert found['ms'] == pytest.approx(search['predicted_ms'])
@@ -113,7 +113,7 @@ def test_random_networks_become_a_mean_and_the_found_one_is_not_trained_again(
   config = settings(random_search__num_networks=2, random_search__band=0.3)
 
   def scores(config, folder, stage, arch, seed, table):
-    assert stage == 'random_search' or arch != found_network(workdir)
+    assert stage == 'random_search' or arch != found_network(config, workdir)
     share = len(arch.to_string()) % 7 / 10
     return {
       'architecture': arch.to_string(),

@@ -14,7 +14,7 @@ import tiny_run
 
 from spnas_jax import startup
 from spnas_jax.errors import UserError
-from spnas_jax.search_record import load_supernet
+from spnas_jax.search_record import finished_search
 from spnas_jax.workdir import Workdir
 
 # `all`, without the stages that need no devices.
@@ -48,7 +48,7 @@ def run_together(command) -> list[tuple[int, str, str]]:
 
 def parameters(workdir):
   """Final parameters of a workdir's search."""
-  return load_supernet(tiny_run.config(), Workdir(workdir)).params
+  return finished_search(tiny_run.config(), Workdir(workdir))[1].params
 
 
 @pytest.fixture(scope='module')

@@ -352,15 +352,12 @@ def random_networks(config: ConfigDict, share: float) -> list[Architecture]:
 
 
 def _ranking(row, config, workdir, results):
-  from spnas_jax.search_record import load_supernet
-  from spnas_jax.search_setup import load_table, make_search
+  from spnas_jax.search_record import finished_search
   from spnas_jax.subnets import Subnets
 
-  space, table = make_space(config), load_table(config)
-  search = make_search(config, space, table, config.search.target_ms)
-  state = load_supernet(config, workdir)
-  variables = {'params': state.params, 'batch_stats': state.batch_stats}
-  subnets = Subnets(config, search.supernet, variables, 2000)
+  space = make_space(config)
+  search, state = finished_search(config, workdir)
+  subnets = Subnets(config, search.supernet, state.params, 2000)
   networks = [
     {
       'share': share,
