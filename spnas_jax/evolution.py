@@ -13,6 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from spnas_jax.latency import LatencyTable
+from spnas_jax.projection import choice_costs, project_likelihoods
 from spnas_jax.space import Choice, SearchSpace
 
 Choices = tuple[Choice | None, ...]
@@ -75,6 +76,8 @@ class Evolution:
   ) -> Scored:
     """The best network with target (1 - slack) <= ms <= target.
 
+    Where no network lies in that band, its lower end gives way, see `band`.
+
     Args:
       target_ms: limit, ms.
       slack: fraction.
@@ -82,15 +85,16 @@ class Evolution:
       generations: after the first population.
       start: networks to begin with (those that meet the limit).
     """
-    low = target_ms * (1 - slack)
+    low, witness = self.band(target_ms, slack)
 
     def fits(choices):
       return low <= self._ms(choices) <= target_ms
 
-    members = [c for c in start if fits(c)]
-    members += [
+    members = [c for c in start if fits(c)] or [witness]
+    drawn = (
       self._drawn(low, target_ms) for _ in range(population - len(members))
-    ]
+    )
+    members += [choices for choices in drawn if choices is not None]
     for generation in range(generations + 1):
       for member in members:
         self.score(member)
@@ -100,6 +104,24 @@ class Evolution:
       if generation < generations:
         members = self._children(parents, fits, population)
     return parents[0]
+
+  def band(self, target_ms: float, slack: float) -> tuple[float, Choices]:
+    """Lower end of the band below a target, ms, and a network in it.
+
+    The lower end is target (1 - slack). Where no network of the space lies
+    between it and the target, it is `slack` below the slowest network that
+    meets the target, as in the projection.
+    """
+    equal: list[dict[Choice | None, float]] = [
+      dict.fromkeys(costs, 0.0)
+      for costs in choice_costs(self._table, self._space)[1]
+    ]
+    # Of equally likely networks the projection takes the slowest.
+    slowest = project_likelihoods(
+      self._space, self._table, equal, target_ms, slack
+    )
+    low, ms = target_ms * (1 - slack), self._ms(slowest)
+    return (low if ms >= low else ms * (1 - slack)), slowest
 
   def front(self) -> list[Scored]:
     """Networks that no scored network beats in both ms and cross-entropy."""
@@ -120,8 +142,8 @@ class Evolution:
       candidates.append(None)
     return candidates[self._rng.integers(len(candidates))]
 
-  def _drawn(self, low: float, high: float) -> Choices:
-    """A random network walked into the band, one layer at a time."""
+  def _drawn(self, low: float, high: float) -> Choices | None:
+    """A random network walked into the band; None if the walk gets stuck."""
     choices = self._space.sample_choices(self._rng)
     for _ in range(10_000):
       ms = self._ms(choices)
@@ -133,9 +155,7 @@ class Evolution:
       # A step that does not lead away from the band.
       if (moved <= ms) if ms > high else (moved >= ms):
         choices = changed
-    raise ValueError(
-      f'no network between {low:.4g} and {high:.4g} ms found; widen slack'
-    )
+    return None
 
   def _children(self, parents, fits, count: int) -> list[Choices]:
     """New networks that fit: half mutations, half crossovers, mutated too."""

@@ -265,7 +265,9 @@ def _hard(formulation, space, params, thresholds, noise):
       for j, p in enumerate(space.gate_index[i, 'kernel'])
     ]
     if open_:
-      kernel = kernel * jnp.tensordot(nested(jnp.stack(open_)), rings, axes=1)
+      kernel = kernel * jnp.tensordot(
+        nested(jnp.stack(open_)), rings, axes=1, precision='highest'
+      )
     halves = channel_masks(layer.expansions, layer.in_channels)
     for j, p in enumerate(space.gate_index[i, 'expansion']):
       resolve(p, kernel * halves[j + 1])

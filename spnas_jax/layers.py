@@ -92,9 +92,12 @@ def activate(x: Array, name: str) -> Array:
 
 
 class BatchNorm(nn.Module):
-  """Batch norm over batch, height and width, statistics in float32.
+  """Batch norm over batch, height and width, in float32 whatever `x` is.
 
-  `gate` [] multiplies the output; inside the affine it costs nothing.
+  Only the result is rounded to `x`'s type: a bfloat16 factor and offset cancel
+  badly where a channel's mean is many times its standard deviation (RMS error
+  0.028 at ten times, 0.0017 so). `gate` [] multiplies the output; inside the
+  affine it costs nothing.
   """
 
   style: Style
@@ -123,7 +126,7 @@ class BatchNorm(nn.Module):
     offset = bias - mean * factor
     if gate is not None:
       factor, offset = gate * factor, gate * offset
-    return x * factor.astype(x.dtype) + offset.astype(x.dtype)
+    return (x.astype(jnp.float32) * factor + offset).astype(x.dtype)
 
 
 class Conv(nn.Module):
@@ -147,7 +150,8 @@ class Conv(nn.Module):
     if input_scale is not None:
       kernel = kernel * input_scale[:, None]
     kernel = kernel.astype(x.dtype)
-    if k == 1 and self.groups == 1 and self.style.implementation == 'auto':
+    plain = k == self.stride == self.groups == 1
+    if plain and self.style.implementation == 'auto':
       return pointwise_conv(x, kernel[0, 0])
     pads: Any = 'SAME'
     if self.style.padding == 'symmetric':

@@ -164,8 +164,10 @@ def _knapsack(values, costs, budget: float, slack_ms: float):
   candidates = list(states.values())
   if not candidates:  # The budget is the fastest network's own, to rounding.
     return tuple(min(c, key=c.__getitem__) for c in costs)
-  within = [s for s in candidates if s[1] >= budget - slack_ms]
+  # Equal costs added in another order differ in their last digits.
+  same = 1e-9 * budget
+  within = [s for s in candidates if s[1] >= budget - slack_ms - same]
   if not within:
     slowest = max(s[1] for s in candidates)
-    within = [s for s in candidates if s[1] >= slowest - slack_ms]
+    within = [s for s in candidates if s[1] >= slowest - slack_ms - same]
   return max(within, key=lambda s: s[:2])[2]

@@ -96,8 +96,14 @@ class RuntimeModel:
         for s in steps
       )
       cost = jnp.asarray(self.table, jnp.float32)
+      # In float32 on TPUs, too: the default there rounds to bfloat16.
       return keep * jnp.einsum(
-        'lk,le,ls,lkes->l', kernel, expansion, squeeze, cost
+        'lk,le,ls,lkes->l',
+        kernel,
+        expansion,
+        squeeze,
+        cost,
+        precision='highest',
       )
     rows = np.arange(len(self.top))
     k, e, s = self.top.T

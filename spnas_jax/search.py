@@ -190,6 +190,13 @@ def _evolve(search, config, state, table, target_ms, own):
   )
   slack = config.search.slack
   best = evolution.run(target_ms, slack, c.population, c.generations, (own,))
+  low_ms, _ = evolution.band(target_ms, slack)
+  if low_ms < target_ms * (1 - slack):
+    say(
+      f'search: no network lies within {100 * slack:g}% below '
+      f'{target_ms:.4g} ms; the slowest that meet it were bred, from '
+      f'{low_ms:.4g} ms on'
+    )
   low, high = table.limits(space)
   for share in np.linspace(0.15, 0.95, c.front_points):
     limit = low + share * (high - low)
@@ -205,6 +212,7 @@ def _evolve(search, config, state, table, target_ms, own):
 
   return best.choices, {
     'best': row(best),
+    'band_ms': [low_ms, target_ms],
     'gates_own': row(evolution.score(own)),
     'front': [row(s) for s in evolution.front()],
     'networks': [row(s) for s in evolution.scored],

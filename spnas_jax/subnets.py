@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from ml_collections import ConfigDict
 
 from spnas_jax import input_pipeline
@@ -105,7 +106,8 @@ class Subnets:
         count,
       )
     )
-    self.num_images = count * recipe.batch_size
+    images = pmap_eval(lambda _, batch: lax.psum(batch['mask'].sum(), AXIS))
+    self.num_images = round(sum(float(images((), b)) for b in self._scored))
     self._training = list(
       take(
         device_batches(config, recipe, config.seed, 0),

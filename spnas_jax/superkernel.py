@@ -96,6 +96,11 @@ def nested(gates: Array) -> Array:
   return jnp.concatenate([one, jnp.cumprod(gates)])
 
 
+def _weighted(coefficients: Array, masks: np.ndarray) -> Array:
+  """Sum of coefficient x mask, in float32 on TPUs, too."""
+  return jnp.tensordot(coefficients, masks, axes=1, precision='highest')
+
+
 def superkernel(
   weights: Array,
   kernel_gates: Array,
@@ -116,7 +121,7 @@ def superkernel(
     [K, K, 1, C]; what is not selected is exactly 0.
   """
   if len(kernels) > 1:
-    mask = jnp.tensordot(nested(kernel_gates), kernel_masks(kernels), axes=1)
+    mask = _weighted(nested(kernel_gates), kernel_masks(kernels))
     weights = weights * mask.astype(weights.dtype)
   if channel_scale is not None:
     weights = weights * channel_scale.astype(weights.dtype)
@@ -128,4 +133,4 @@ def channel_scale(
 ) -> Array:
   """Decision of every depthwise channel, float32 [C] (inner part of Eq. 3)."""
   masks = channel_masks(expansions, in_channels)
-  return jnp.tensordot(nested(expansion_gates), masks, axes=1)
+  return _weighted(nested(expansion_gates), masks)

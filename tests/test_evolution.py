@@ -1,5 +1,6 @@
 """Evolution: meets its limit, never loses what it was given, makes a front."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -10,6 +11,9 @@ import tiny_run
 from spnas_jax import search, train
 from spnas_jax.errors import UserError
 from spnas_jax.evolution import Evolution
+from spnas_jax.search_record import finished_search
+from spnas_jax.space import Stage
+from spnas_jax.subnets import Subnets
 from spnas_jax.workdir import Workdir
 
 
@@ -51,6 +55,31 @@ def test_keeps_what_it_starts_with():
   limit = table.predict(space.largest)
   best = evolution.run(limit, 0.9, population=4, generations=0, start=(start,))
   assert best.cross_entropy <= evolution.score(start).cross_entropy
+
+
+def test_an_empty_band_gives_way_downwards():
+  """A space with one decision, 1 ms or 10 ms, and targets in the gap: found is
+  the slowest network that meets the target, as the projection would find."""
+  space = tiny.space(
+    stages=(Stage(8, 1, 2, (3, 5), (2,), (0.0,)),), kernels=(3, 5)
+  )
+  table = tiny.table(space)
+  large = max(table.keys_of(space.largest), key=lambda key: '_k5_' in key)
+  entries = {
+    key: {'ms': 10.0 if key == large else 0.1} for key in table.entries
+  }
+  table = dataclasses.replace(table, entries=entries)
+  rng = np.random.default_rng(0)
+  evolution = Evolution(
+    space, table, lambda _: {'top1': 0.0, 'cross_entropy': 1.0}, rng, 0.2
+  )
+  low, high = table.limits(space)
+  assert high > 10 * low
+  best = evolution.run(5.0, 0.02, population=3, generations=1)
+  assert best.ms == low
+  assert evolution.band(5.0, 0.02)[0] == pytest.approx(0.98 * low)
+  # Where networks are in the band, it is the band.
+  assert evolution.band(high, 0.02)[0] == pytest.approx(0.98 * high)
 
 
 def test_front_is_what_nothing_beats():
@@ -130,3 +159,14 @@ def test_a_supernet_that_is_not_there_is_refused(tmp_path):
   with pytest.raises(UserError, match=r'search\.evolution\.supernet is'):
     search.run(config, workdir)
   assert not list(workdir.path.iterdir())
+
+
+def test_says_how_many_images_a_score_is_of():
+  """144 images in batches of 32 are 144, not five full batches."""
+  config = tiny_run.config(dataset__train_examples=144)
+  searched, state = finished_search(config, Workdir(tiny_run.finished()))
+  subnets = Subnets(config, searched.supernet, state.params, 1000)
+  assert subnets.num_images == 144
+  assert (
+    Subnets(config, searched.supernet, state.params, 50).num_images == 64
+  ), 'whole batches'

@@ -249,3 +249,28 @@ def test_costs_are_the_tables():
     )
     wanted = table.predict(SPACE.architecture_of(network))
     assert total == pytest.approx(wanted, rel=1e-12)
+
+
+@settings(tiny.steady, max_examples=100)
+@given(st.integers(0, 2**16), st.floats(0.01, 0.99))
+def test_of_networks_with_equal_times_it_is_the_likeliest(seed, fraction):
+  """Times that tie, and no slack: tenths of a ms, whose sums differ in their
+  last digits with the order in which they are added."""
+  rng = np.random.default_rng(seed)
+  table = tiny.table(SPACE)
+  entries = {
+    key: {'ms': int(rng.integers(1, 6)) / 10} for key in sorted(table.entries)
+  }
+  table = dataclasses.replace(table, entries=entries)
+  logits = rng.normal(0, 3, len(SPACE.gates))
+  low, high = table.limits(SPACE)
+  # Half-way between two sums, so that rounding decides nothing.
+  target = low + 0.1 * np.floor(fraction * (high - low) / 0.1) + 0.05
+  found = project(SPACE, table, logits, target, slack=0.0)
+  likelihood, ms = score_all(table, logits)
+  allowed = ms <= target
+  slowest = ms[allowed].max()
+  best = likelihood[allowed & (ms > slowest - 0.05)].max()
+  own = likelihood[networks(SPACE).index(found)]
+  assert table.predict(SPACE.architecture_of(found)) > slowest - 0.05
+  assert own >= best - GRAIN * len(SPACE.layers)

@@ -13,6 +13,7 @@ from spnas_jax import zoo
 from spnas_jax.latency import LatencyTable
 from spnas_jax.runtime import RuntimeModel
 from spnas_jax.space import Choice, SearchSpace, Stage, imagenet_space
+from spnas_jax.superkernel import channel_scale, superkernel
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PIXEL1 = LatencyTable.load(ROOT / 'latency' / 'pixel1.json')
@@ -245,3 +246,33 @@ def test_unknown_form_is_refused():
   """A misspelt form must not silently be the other one."""
   with pytest.raises(ValueError, match='exact, factorised'):
     PIXEL1_MODEL(jnp.ones(len(IMAGENET.gates)), 'exakt')
+
+
+def test_the_runtime_is_float32_on_a_tpu_too():
+  """A TPU rounds products to bfloat16 unless a precision is asked for."""
+  space = tiny.space((3, 5, 7), (2, 4), (0.0, 0.25))
+  model = RuntimeModel.of(tiny.table(space), space)
+
+  def products(f, *args):
+    """Precision of every product, inner functions included."""
+    stack, found = [jax.make_jaxpr(f)(*args).jaxpr], []
+    while stack:
+      for equation in stack.pop().eqns:
+        if equation.primitive.name == 'dot_general':
+          found.append(equation.params['precision'])
+        stack += [
+          getattr(v, 'jaxpr', v)
+          for v in equation.params.values()
+          if hasattr(getattr(v, 'jaxpr', v), 'eqns')
+        ]
+    return found
+
+  highest = (jax.lax.Precision.HIGHEST,) * 2
+  gates = jnp.ones(len(space.gates))
+  weights = jnp.ones((7, 7, 1, 32))
+  for found in (
+    products(model, gates),
+    products(lambda g: superkernel(weights, g, (3, 5, 7)), jnp.ones(2)),
+    products(lambda g: channel_scale(g, (2, 4), 8), jnp.ones(1)),
+  ):
+    assert found and set(found) == {highest}
