@@ -24,6 +24,7 @@ from spnas_jax.latency import LatencyTable
 from spnas_jax.routes import found_network
 from spnas_jax.run_setup import check_data
 from spnas_jax.search_setup import load_table, resolve_target, search_inputs
+from spnas_jax.significance import difference, network_means
 from spnas_jax.space import SearchSpace
 from spnas_jax.train import train_network
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
@@ -163,24 +164,8 @@ def score_from_scratch(
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-  """Mean and spread of both kinds, and their difference with its error.
-
-  Networks are the units: a network's seeds are averaged first. The standard
-  error of the difference joins the spread between random networks with, where
-  there is more than one, that between found ones.
-  """
-
-  def means(kind):
-    by_arch: dict[str, list[float]] = {}
-    for row in rows:
-      if row['kind'] == kind:
-        by_arch.setdefault(row['architecture'], []).append(row['top1'])
-    return np.array([np.mean(values) for values in by_arch.values()])
-
-  def error(values):
-    return values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else 0.0
-
-  random, found = means('random'), means('found')
+  """Mean and spread of both kinds, and their difference, see `significance`."""
+  random, found = network_means(rows, 'random'), network_means(rows, 'found')
   result: dict[str, Any] = {
     'networks': rows,
     'mean_top1': float(random.mean()),
@@ -188,8 +173,10 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     'found_top1': float(found.mean()) if len(found) else None,
   }
   if len(found):
+    off = difference(random, found)
     result['difference'] = float(found.mean() - random.mean())
-    result['standard_error'] = float(np.hypot(error(random), error(found)))
+    result['standard_error'] = off and off.standard_error
+    result['degrees_of_freedom'] = off and off.degrees_of_freedom
   return result
 
 
@@ -201,7 +188,8 @@ def _print(result: dict[str, Any]) -> None:
   if result['found_top1'] is not None:
     line += (
       f'; found {100 * result["found_top1"]:.2f}%, difference '
-      f'{100 * result["difference"]:+.2f} points, standard error '
-      f'{100 * result["standard_error"]:.2f}'
+      f'{100 * result["difference"]:+.2f} points'
     )
+    if result['standard_error'] is not None:
+      line += f', standard error {100 * result["standard_error"]:.2f}'
   say(line)

@@ -8,6 +8,7 @@ from typing import Any
 from spnas_jax.report_data import Findings
 from spnas_jax.report_numbers import fraction, interval, ms, relative
 from spnas_jax.report_page import Tile, Verdict
+from spnas_jax.significance import difference, network_means
 
 # A measurement is called close to its prediction within so many percent, a
 # table good, and exported logits equal up to so much of a logit.
@@ -151,18 +152,29 @@ def _accuracy_verdicts(found: Findings) -> Iterable[Verdict]:
       f'{r.get("split", "test")} images (95% interval {fraction(low)} to '
       f'{fraction(high)}).',
     )
-  r = found.stage('random_search')
-  gain, error = r.get('difference'), r.get('standard_error')
-  if gain is not None and error is not None:
-    clear = abs(gain) > 2 * error
-    better = 'better' if gain > 0 else 'worse'
-    yield Verdict(
-      ('good' if gain > 0 else 'bad') if clear else 'note',
-      f'Against random networks of the same latency, trained alike, the found '
-      f'one is {abs(100 * gain):.2f} points {better} (standard error '
-      f'{100 * error:.2f}): '
-      + ('more than chance explains.' if clear else 'chance can explain that.'),
+  # From the rows: older versions stored the error of the random mean only.
+  rows = found.stage('random_search').get('networks', ())
+  if any(row['kind'] == 'found' for row in rows):
+    yield _luck_verdict(rows)
+
+
+def _luck_verdict(rows: list[dict[str, Any]]) -> Verdict:
+  """The found network beside random ones of its latency."""
+  random = network_means(rows, 'random')
+  off = difference(random, network_means(rows, 'found'))
+  if off is None:
+    return Verdict(
+      'note', 'One random network tells nothing of how far luck reaches.'
     )
+  better = 'better' if off.value > 0 else 'worse'
+  return Verdict(
+    ('good' if off.value > 0 else 'bad') if off.clear else 'note',
+    f'Against {len(random)} random networks of the same latency, trained '
+    f'alike, the found one is {abs(100 * off.value):.2f} points {better}; '
+    f'chance alone gives up to {100 * off.margin:.2f} in 95% of such '
+    'comparisons: '
+    + ('more than chance explains.' if off.clear else 'chance can explain it.'),
+  )
 
 
 def _export_verdicts(found: Findings) -> Iterable[Verdict]:

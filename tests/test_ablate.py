@@ -90,4 +90,8 @@ def test_summary_averages_seeds_before_networks():
   assert result['mean_top1'] == pytest.approx((0.85 + 0.7) / 2)
   assert result['std_top1'] == pytest.approx(np.std([0.85, 0.7], ddof=1))
   assert result['difference'] == pytest.approx(0.9 - 0.775)
-  assert result['standard_error'] == pytest.approx(result['std_top1'] / 2**0.5)
+  # A found network is one more draw: s sqrt(1 + 1/2).
+  assert result['standard_error'] == pytest.approx(
+    result['std_top1'] * 1.5**0.5
+  )
+  assert result['degrees_of_freedom'] == 1

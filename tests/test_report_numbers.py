@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from fake_workdir import fill, small_config
 
@@ -73,12 +74,34 @@ def test_verdicts_on_projection_and_chance():
   assert '7.0% above the target' in lines[1][1] and 'changed 2' in lines[1][1]
   assert lines[2] == ('note', '3 of 24 gates were still undecided at the end.')
   assert lines[3] == ('bad', 'Stuck.')
-  chance = {'difference': 0.01, 'standard_error': 0.006}
-  ((kind, text),) = said({'random_search': chance})
-  assert kind == 'note' and 'chance can explain' in text
-  chance = {'difference': -0.03, 'standard_error': 0.006}
-  ((kind, text),) = said({'random_search': chance})
-  assert kind == 'bad' and '3.00 points worse' in text
+
+
+def luck(found, *random):
+  rows = [{'kind': 'found', 'architecture': 'f', 'top1': found}]
+  return rows + [
+    {'kind': 'random', 'architecture': str(i), 'top1': top1}
+    for i, top1 in enumerate(random)
+  ]
+
+
+def test_verdicts_on_luck():
+  """The random networks' mean is 0.80, their standard deviation 0.01: for one
+  found network among four random ones chance reaches t(3) s sqrt(1 + 1/4) =
+  3.18 * 1.118 s = 0.0356."""
+  four = (0.79, 0.81, 0.80 - 0.5**0.5 / 100, 0.80 + 0.5**0.5 / 100)
+  assert np.std(four, ddof=1) == pytest.approx(0.01)
+
+  def verdict(found, *random):
+    # What an older version stored is not looked at.
+    stored = {'difference': found, 'standard_error': 0.001}
+    result = {'networks': luck(found, *random), **stored}
+    return said({'random_search': result})[0]
+
+  kind, text = verdict(0.83, *four)
+  assert kind == 'note' and 'chance can explain' in text and '3.56' in text
+  assert verdict(0.84, *four)[0] == 'good'
+  assert verdict(0.76, *four)[0] == 'bad'
+  assert 'tells nothing' in verdict(0.9, 0.8)[1]
 
 
 def test_verdicts_on_export_and_table():

@@ -13,6 +13,7 @@ import scipy.stats
 
 from spnas_jax.architecture import Architecture
 from spnas_jax.latency import LatencyTable
+from spnas_jax.significance import difference, network_means
 from tests.benchmarks.search_rows import (
   CONFIGS,
   FASHION,
@@ -73,16 +74,28 @@ def _landing(results, data):
   return '\n'.join(lines) if len(lines) > empty else ''
 
 
+_COUNTS = {
+  'random': NUM_RANDOM,
+  'found': len(SEARCH_SEEDS + MORE_SEARCH_SEEDS),
+  'evolved': 1,
+  'spread': NUM_SPREAD,
+}
+
+
+def _trained_rows(results, group: str, share: float, kind: str) -> list[dict]:
+  """The finished trainings of a group's networks, `kind` set to the group."""
+  keys = (
+    Row(kind, FASHION, share, group, i, seed).key
+    for i in range(_COUNTS[group])
+    for seed in TRAIN_SEEDS
+  )
+  return [{**results[key], 'kind': group} for key in keys if key in results]
+
+
 def by_network(
   results, group: str, share: float, kind: str, key: str = 'top1'
 ) -> np.ndarray:
   """`key` of the group's networks [networks, training seeds]; NaN = missing."""
-  count = {
-    'random': NUM_RANDOM,
-    'found': len(SEARCH_SEEDS + MORE_SEARCH_SEEDS),
-    'evolved': 1,
-    'spread': NUM_SPREAD,
-  }
   return np.array(
     [
       [
@@ -91,7 +104,7 @@ def by_network(
         )
         for seed in TRAIN_SEEDS
       ]
-      for i in range(count[group])
+      for i in range(_COUNTS[group])
     ]
   )
 
@@ -100,7 +113,8 @@ def _against_random(results, kind):
   lines = [
     f'\n### Found against random networks of one latency: {_epochs(kind)}\n',
     '| target | random: mean ± sd over networks (best) | sd over training '
-    'seeds | found | difference ± standard error | of the CE, times 1000 | '
+    'seeds | found | difference ± standard error (chance reaches) | of the CE, '
+    'times 1000 | '
     'evolved |',
     '|---|---|---|---|---|---|---|',
   ]
@@ -125,12 +139,8 @@ def _against_random(results, kind):
     ]
     if len(found):
       cells[3] = f'{found.mean():.2f} ({", ".join(f"{x:.2f}" for x in found)})'
-      cells[4] = _difference(found, random, 2)
-      losses = (
-        1000 * by_network(results, group, share, kind, 'cross_entropy')
-        for group in ('found', 'random')
-      )
-      cells[5] = _difference(*map(_known_means, losses), 1)
+      cells[4] = _difference(results, share, kind, 'top1')
+      cells[5] = _difference(results, share, kind, 'cross_entropy')
     if len(means['evolved']):
       cells[6] = f'{means["evolved"].mean():.2f}'
     lines.append(f'| {" | ".join(cells)} |')
@@ -143,13 +153,25 @@ def _known_means(values: np.ndarray) -> np.ndarray:
   return means[~np.isnan(means)]
 
 
-def _difference(a: np.ndarray, b: np.ndarray, digits: int) -> str:
-  """Of the means, with its standard error where both have several values."""
-  text = f'{a.mean() - b.mean():+.{digits}f}'
-  if min(len(a), len(b)) < 2:
-    return text
-  errors = [x.std(ddof=1) / len(x) ** 0.5 for x in (a, b)]
-  return f'{text} ± {np.hypot(*errors):.{digits}f}'
+def _difference(results, share: float, kind: str, key: str) -> str:
+  """Found minus random, its standard error and how far chance alone reaches.
+
+  A network that several searches found is one network: the mean over all its
+  trainings.
+  """
+  scale, digits = (100, 2) if key == 'top1' else (1000, 1)
+
+  def means(group):
+    rows = _trained_rows(results, group, share, kind)
+    return network_means([{**r, 'top1': r[key]} for r in rows], group)
+
+  off = difference(means('random'), means('found'))
+  if off is None:
+    return ''
+  value, error, margin = (
+    scale * x for x in (off.value, off.standard_error, off.margin)
+  )
+  return f'{value:+.{digits}f} ± {error:.{digits}f} ({margin:.{digits}f})'
 
 
 def _evolution(results):
