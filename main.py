@@ -10,6 +10,7 @@ import importlib
 import os
 import platform
 import sys
+from collections.abc import Iterable
 
 from absl import app, flags
 from ml_collections import ConfigDict, config_flags
@@ -105,9 +106,21 @@ def run(argv: list[str]) -> None:
 
   config, workdir = startup.start(_CONFIG.value, _WORKDIR.value)
   workdir.lock()
-  for stage in ALL if _STAGE.value == 'all' else (_STAGE.value,):
-    # Imported only when chosen: a report needs no TensorFlow.
-    importlib.import_module(f'spnas_jax.{STAGES[stage]}').run(config, workdir)
+  run_stages(ALL if _STAGE.value == 'all' else (_STAGE.value,), config, workdir)
+
+
+def run_stages(names: Iterable[str], config: ConfigDict, workdir) -> None:
+  """Runs stages in a row.
+
+  What a later stage will refuse is said before an earlier one trains for hours:
+  those that train, or come after one that does, have a `check`.
+  """
+  # Imported only when chosen: a report needs no TensorFlow.
+  stages = [importlib.import_module(f'spnas_jax.{STAGES[s]}') for s in names]
+  for stage in stages:
+    getattr(stage, 'check', lambda *_: None)(config, workdir)
+  for stage in stages:
+    stage.run(config, workdir)
 
 
 def guarded(call, *args):

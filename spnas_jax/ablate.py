@@ -26,13 +26,14 @@ from jax import Array, lax
 from ml_collections import ConfigDict
 
 from spnas_jax import input_pipeline
+from spnas_jax.config import make_space
 from spnas_jax.console import say
 from spnas_jax.loop import take
 from spnas_jax.objective import cross_entropy
 from spnas_jax.parallel import AXIS, replicate
 from spnas_jax.random_search import score_from_scratch
-from spnas_jax.run_setup import check_data
-from spnas_jax.search_record import finished_search
+from spnas_jax.run_setup import check_recipe, check_split
+from spnas_jax.search_record import check_finished, finished_search
 from spnas_jax.search_setup import load_table
 from spnas_jax.search_step import Search
 from spnas_jax.shared_kernels import shared_kernels
@@ -42,15 +43,30 @@ from spnas_jax.supernet import SuperNet
 from spnas_jax.workdir import Workdir, stage_inputs
 
 
+def check(config: ConfigDict, workdir: Workdir) -> None:
+  """Refuses what can be refused before anything is compiled.
+
+  Raises:
+    UserError: the space, the data or the batch cannot be used, or parts that
+      need a finished search have none.
+  """
+  make_space(config)
+  check_split(config)
+  check_recipe(config, workdir, 'train')
+  if {'gates', 'ranking'} & set(config.ablate.parts):
+    load_table(config)
+    check_finished(config, workdir)
+
+
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """Runs the configured parts; each keeps its own rows and resumes by them."""
+  check(config, workdir)
   inputs = stage_inputs(
     config, 'seed', 'dataset', 'space', 'search', 'train', 'ablate'
   )
   done = workdir.finished('ablate', inputs)
   if done is not None:
     return done
-  check_data(config, 'train')
   workdir.claim('ablate', inputs)
   start = time.monotonic()
   parts = {'kernels': shared_kernels, 'gates': gates, 'ranking': ranking}

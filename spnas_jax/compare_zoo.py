@@ -23,7 +23,7 @@ from spnas_jax.errors import UserError
 from spnas_jax.latency import LatencyTable
 from spnas_jax.random_search import score_from_scratch
 from spnas_jax.routes import found_network, zoo_network
-from spnas_jax.run_setup import check_data
+from spnas_jax.run_setup import check_recipe, check_split
 from spnas_jax.search_setup import load_table
 from spnas_jax.table_entries import network_tflite
 from spnas_jax.workdir import Workdir, differences, fingerprint, stage_inputs
@@ -58,12 +58,27 @@ class Entry:
   search_epochs: float | None
 
 
+def check(config: ConfigDict, workdir: Workdir) -> None:
+  """Refuses what can be refused before anything is compiled.
+
+  Raises:
+    UserError: the device, the table, the data or the batch cannot be used.
+  """
+  if not config.compare_zoo.measure:
+    load_table(config)
+  elif STAGE not in workdir.results():
+    open_device(config)
+  check_split(config)
+  check_recipe(config, workdir, 'train')
+
+
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """Trains and times the networks, one resumable row each.
 
   Raises:
     UserError: the device or the table cannot be used.
   """
+  check(config, workdir)
   c = config.compare_zoo
   device = open_device(config) if c.measure else None
   table = None if c.measure else load_table(config)
@@ -94,7 +109,6 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   done = workdir.finished(STAGE, inputs)
   if done is not None:
     return done
-  check_data(config, 'train')
   workdir.claim(STAGE, shared)
   start = time.monotonic()
   luck = results.get(RANDOM)

@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from spnas_jax import input_pipeline
 from spnas_jax.console import say
 from spnas_jax.convnet import ConvNet
-from spnas_jax.errors import UserError
 from spnas_jax.parallel import AXIS, pmap_eval, replicate
+from spnas_jax.run_setup import check_split
 from spnas_jax.steps import make_eval_step
 from spnas_jax.workdir import Workdir, stage_inputs
 
@@ -66,6 +66,12 @@ def score_split(
   }
 
 
+def check(config: ConfigDict, workdir: Workdir) -> None:
+  """Refuses a split without images before anything is trained for it."""
+  del workdir
+  check_split(config)
+
+
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """Stage `evaluate`: the trained network's averaged weights on a split.
 
@@ -74,6 +80,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """
   from spnas_jax.train import load_trained, trained_hash
 
+  check(config, workdir)
   inputs = stage_inputs(
     config, 'dataset', 'evaluate', trained=trained_hash(workdir)
   )
@@ -82,10 +89,6 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     return done
   start = time.monotonic()
   arch, variables = load_trained(config, workdir)
-  if config.dataset.holdout == 0 and config.evaluate.split == 'validation':
-    raise UserError(
-      "evaluate.split is 'validation', which needs dataset.holdout above 0"
-    )
   scores = score_split(
     convnet_eval_step(ConvNet(arch)),
     replicate(variables),

@@ -29,6 +29,18 @@ from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
 _BARE = 'bare network'
 
 
+def check(config: ConfigDict, workdir: Workdir) -> None:
+  """Refuses a device or a table that cannot be used, before a training.
+
+  Raises:
+    UserError: as it says.
+  """
+  if 'profile' not in workdir.results():
+    open_device(config)
+  if config.latency_table:
+    LatencyTable.load(config.latency_table)
+
+
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """Stage `profile`.
 

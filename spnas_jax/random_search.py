@@ -22,7 +22,7 @@ from spnas_jax.errors import UserError
 from spnas_jax.evaluate import convnet_eval_step, score_split
 from spnas_jax.latency import LatencyTable
 from spnas_jax.routes import found_network
-from spnas_jax.run_setup import check_data
+from spnas_jax.run_setup import check_recipe, check_split
 from spnas_jax.search_setup import load_table, resolve_target, search_inputs
 from spnas_jax.significance import difference, network_means
 from spnas_jax.space import SearchSpace
@@ -60,9 +60,12 @@ def draw(
   )
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-  """Trains the random networks, one resumable row each, and compares."""
-  c = config.random_search
+def check(config: ConfigDict, workdir: Workdir) -> None:
+  """Refuses what can be refused before anything is compiled.
+
+  Raises:
+    UserError: space, table, target, data or batch do not fit together.
+  """
   space, table = make_space(config), load_table(config)
   target_ms, _, _ = resolve_target(config, space, table)
   if target_ms is None:
@@ -70,6 +73,17 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
       f'search.lambda_ is {config.search.lambda_}, must be unset for '
       '--stage=random_search, which needs a target'
     )
+  check_split(config)
+  check_recipe(config, workdir, 'train')
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Trains the random networks, one resumable row each, and compares."""
+  check(config, workdir)
+  c = config.random_search
+  space, table = make_space(config), load_table(config)
+  target_ms, _, _ = resolve_target(config, space, table)
+  assert target_ms is not None  # `check` has refused.
   found = found_network(config, workdir)
   inputs = stage_inputs(
     config,
@@ -86,7 +100,6 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   done = workdir.finished('random_search', inputs)
   if done is not None:
     return done
-  check_data(config, 'train')
   workdir.claim('random_search', inputs)
   start = time.monotonic()
   networks = draw(

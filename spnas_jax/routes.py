@@ -38,8 +38,12 @@ def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
   if name in zoo.names():
     return zoo_network(config, zoo.get(name, zoo_style or 'tf'))
   if value.startswith('stem_'):
-    style = {'activation': config.space.activation}
-    return under_config(config, Architecture.from_string(value, **style))
+    arch = Architecture.from_string(
+      value,
+      activation=config.space.activation,
+      batch_norm_epsilon=config.space.batch_norm_epsilon,
+    )
+    return under_config(config, arch)
   path = epath.Path(value) if value else workdir / 'architecture.json'
   if not path.exists():
     raise UserError(
@@ -91,13 +95,12 @@ def under_config(config: ConfigDict, arch: Architecture) -> Architecture:
   """The network with what the configuration says on every way (see above).
 
   What had to change is noted in its provenance as 'adapted': {field: [before,
-  now]}.
+  now]}; but for the momentum, which changes no result.
   """
   facts = dataset_facts(config)
   wanted = {
     'num_classes': facts.num_classes,
     'input_channels': facts.channels,
-    'batch_norm_momentum': config.space.batch_norm_momentum,
   }
   if arch.padding == 'same':  # Not PyTorch's conventions.
     wanted['batch_norm_epsilon'] = config.space.batch_norm_epsilon
@@ -110,7 +113,10 @@ def under_config(config: ConfigDict, arch: Architecture) -> Architecture:
   provenance.pop('adapted', None)
   if changed:
     provenance['adapted'] = changed
-  return arch.replace(**wanted, provenance=provenance)
+  momentum = config.space.batch_norm_momentum
+  return arch.replace(
+    **wanted, batch_norm_momentum=momentum, provenance=provenance
+  )
 
 
 def adaptation(arch: Architecture) -> str:

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from spnas_jax import datasets, input_pipeline
+from spnas_jax.config import dataset_facts
 from spnas_jax.errors import UserError
 from spnas_jax.parallel import AXIS, check_divisible
+from spnas_jax.workdir import Workdir
 
 
 def device_batches(config: ConfigDict, recipe: Any, seed: int, first: int):
@@ -33,6 +35,32 @@ def check_batch(section: str, batch_size: int) -> None:
     check_divisible(batch_size)
   except ValueError as e:
     raise UserError(f'{section}.batch_size is {e}') from e
+
+
+def check_split(config: ConfigDict) -> None:
+  """Raises UserError unless `evaluate.split` has images."""
+  split = config.evaluate.split
+  try:
+    dataset_facts(config).num_examples(split)
+  except UserError as e:
+    raise UserError(f'evaluate.split is {split!r}: {e}') from e
+
+
+def check_recipe(config: ConfigDict, workdir: Workdir, section: str) -> None:
+  """Refuses a recipe that devices or data do not allow.
+
+  Args:
+    config: the configuration.
+    workdir: a stage that is finished in it needs no data.
+    section: 'search' or 'train', which is also the stage's name.
+
+  Raises:
+    UserError: the batch does not split over the devices, or the data cannot be
+      read or do not fill it.
+  """
+  check_batch(section, config[section].batch_size)
+  if section not in workdir.results():
+    check_data(config, section)
 
 
 def check_data(config: ConfigDict, section: str) -> None:

@@ -18,7 +18,7 @@ from spnas_jax.gates import decide
 from spnas_jax.loop import run_steps
 from spnas_jax.parallel import pmap_step
 from spnas_jax.projection import project
-from spnas_jax.run_setup import check_batch, check_data, device_batches
+from spnas_jax.run_setup import check_recipe, check_split, device_batches
 from spnas_jax.search_record import (
   HISTORY,
   finished_search,
@@ -30,6 +30,7 @@ from spnas_jax.search_record import (
   supernet_arrays,
 )
 from spnas_jax.search_setup import (
+  check_phases,
   create_state,
   load_table,
   make_search,
@@ -45,17 +46,30 @@ from spnas_jax.workdir import Workdir, fingerprint
 UNDECIDED = (0.2689, 0.7311)  # sigmoid(-1), sigmoid(1)
 
 
+def check(config: ConfigDict, workdir: Workdir) -> None:
+  """Refuses what can be refused before anything is compiled.
+
+  Raises:
+    UserError: space, table, target, data, batch or phases do not fit together.
+  """
+  space, table = make_space(config), load_table(config)
+  resolve_target(config, space, table)
+  search_inputs(config, table)
+  check_split(config)
+  check_recipe(config, workdir, 'search')
+  check_phases(config)
+
+
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """Stage `search`; leaves `architecture.json` and `search/supernet.npz`."""
+  check(config, workdir)
   space = make_space(config)
   table = load_table(config)
   target_ms, low, high = resolve_target(config, space, table)
-  check_batch('search', config.search.batch_size)
   inputs = search_inputs(config, table)
   done = workdir.finished('search', inputs)
   if done is not None:
     return done
-  check_data(config, 'search')
   search = make_search(config, space, table, target_ms)
   workdir.claim('search', inputs)
   start = time.monotonic()

@@ -90,13 +90,11 @@ def save_gates(workdir: Workdir, gates: np.ndarray) -> None:
   workdir.write(FOUND, buffer.getvalue())
 
 
-def finished_search(
-  config: ConfigDict, workdir: Workdir
-) -> tuple[Search, TrainState]:
-  """A finished search and its state, from where its supernet was trained.
+def check_finished(config: ConfigDict, workdir: Workdir) -> Workdir:
+  """The workdir whose search trained the supernet.
 
   Raises:
-    UserError: the workdir holds no finished search.
+    UserError: it holds no finished search.
   """
   other = config.search.evolution.supernet
   if config.search.method == 'evolution' and other:
@@ -105,6 +103,18 @@ def finished_search(
     raise UserError(
       f'{workdir.path} holds no finished search; run --stage=search'
     )
+  return workdir
+
+
+def finished_search(
+  config: ConfigDict, workdir: Workdir
+) -> tuple[Search, TrainState]:
+  """A finished search and its state, from where its supernet was trained.
+
+  Raises:
+    UserError: the workdir holds no finished search.
+  """
+  workdir = check_finished(config, workdir)
   space = make_space(config)
   table = load_table(config)
   target_ms, _, _ = resolve_target(config, space, table)

@@ -78,6 +78,44 @@ def resolve_target(
   return c.target_ms, low, high
 
 
+def phases_of(config: ConfigDict) -> Phases:
+  """The phases of the configured search, in steps."""
+  c = config.search
+  per_epoch = dataset_facts(config).steps_per_epoch(c.batch_size)
+  total = max(1, round(c.epochs * per_epoch))
+  # An evolution needs weights that serve every network, not decisions.
+  only_warm_up = c.method == 'evolution' and not c.evolution.supernet
+  # The reference's surrogate has no temperature.
+  constant = not FORMULATIONS[c.gates].sampled
+  return Phases(
+    warm_up=total
+    if only_warm_up
+    else min(round(c.warmup_epochs * per_epoch), total),
+    total=total,
+    temperature_start=1.0 if constant else c.temperature_start,
+    temperature_end=1.0 if constant else c.temperature_end,
+    fall_start=c.temperature_fall[0],
+    fall_end=c.temperature_fall[1],
+  )
+
+
+def check_phases(config: ConfigDict) -> None:
+  """Refuses a search by gradient that has no step after its warm-up.
+
+  Its thresholds would never start, and the projection decide on noise.
+
+  Raises:
+    UserError: naming `search.warmup_epochs`.
+  """
+  phases = phases_of(config)
+  if config.search.method == 'gradient' and phases.warm_up == phases.total:
+    raise UserError(
+      f'search.warmup_epochs is {config.search.warmup_epochs}, which are all '
+      f'{phases.total} steps of search.epochs {config.search.epochs}, allowed: '
+      'less, so that thresholds are trained'
+    )
+
+
 def make_search(
   config: ConfigDict,
   space: SearchSpace,
@@ -89,20 +127,7 @@ def make_search(
   formulation = FORMULATIONS[c.gates]
   facts = dataset_facts(config)
   per_epoch = facts.steps_per_epoch(c.batch_size)
-  total = max(1, round(c.epochs * per_epoch))
-  constant = not formulation.sampled
-  phases = Phases(
-    # An evolution needs weights that serve every network, not decisions.
-    warm_up=total
-    if c.method == 'evolution' and not c.evolution.supernet
-    else min(round(c.warmup_epochs * per_epoch), total),
-    total=total,
-    # The reference's surrogate has no temperature.
-    temperature_start=1.0 if constant else c.temperature_start,
-    temperature_end=1.0 if constant else c.temperature_end,
-    fall_start=c.temperature_fall[0],
-    fall_end=c.temperature_fall[1],
-  )
+  phases = phases_of(config)
   controller = None
   if target_ms is not None:
     controller = Controller(target_ms=target_ms, **c.controller)
@@ -120,7 +145,7 @@ def make_search(
     runtime=RuntimeModel.of(table, space),
     phases=phases,
     controller=controller,
-    learning_rate=learning_rate_schedule(c, per_epoch, total),
+    learning_rate=learning_rate_schedule(c, per_epoch, phases.total),
     recipe=c,
     seed=config.seed,
   )

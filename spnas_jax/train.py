@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from spnas_jax.architecture import Architecture
 from spnas_jax.batch_norm import estimate_batch_stats
 from spnas_jax.checkpoint import Checkpoints
-from spnas_jax.config import dataset_facts
+from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.console import say
 from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
@@ -24,7 +24,7 @@ from spnas_jax.routes import (
 )
 from spnas_jax.run_setup import (
   check_batch,
-  check_data,
+  check_recipe,
   device_batches,
   init_variables,
 )
@@ -121,10 +121,29 @@ def _statistics(
   return estimate_batch_stats(model, params, batches)
 
 
+def check(config: ConfigDict, workdir: Workdir) -> None:
+  """Refuses what can be refused before anything is compiled.
+
+  What only a search of the same command leaves is looked at by `run`.
+
+  Raises:
+    UserError: network, weights, data or batch do not fit together.
+  """
+  check_recipe(config, workdir, 'train')
+  known = config.architecture or (workdir / 'architecture.json').exists()
+  if not known:
+    return
+  arch = resolve_architecture(config, workdir)
+  if config.train.init == 'inherit':
+    make_space(config).encode(arch)
+  elif config.train.init.endswith('.npz'):
+    load_torch(config.train.init, arch)
+
+
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """Stage `train`."""
+  check(config, workdir)
   arch = resolve_architecture(config, workdir)
-  check_batch('train', config.train.batch_size)
   inputs = stage_inputs(
     config,
     'seed',
@@ -149,7 +168,6 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   done = workdir.finished('train', inputs)
   if done is not None:
     return done
-  check_data(config, 'train')
   if config.train.init == 'inherit':
     variables = load_inherited(config, workdir, arch)
   workdir.claim('train', inputs)

@@ -528,11 +528,6 @@ def test_an_unfinished_stage_is_not_continued_with_another_config(
     (train, {'architecture': '.'}, ["architecture '.'", 'directory']),
     (
       train,
-      {'architecture': ARCHITECTURE.replace('fc_c10', 'fc_c9')},
-      ['num_classes 9', 'must be 10', "'digits'"],
-    ),
-    (
-      train,
       {'architecture': ARCHITECTURE, 'train__batch_size': 30},
       ['train.batch_size is 30', '4 devices'],
     ),
@@ -702,3 +697,61 @@ def restored(config, folder):
   path = Workdir(folder) / 'search' / 'checkpoints'
   with Checkpoints(path) as checkpoints:
     return checkpoints.restore(state)
+
+
+# --- refused before anything is trained ---------------------------------------
+
+
+NO_VALIDATION = {'evaluate__split': 'validation'}
+NO_TABLE = {'latency_table': 'no.json'}
+
+
+@pytest.mark.parametrize(
+  ('stage', 'changes', 'words'),
+  [
+    *(
+      (stage, *case)
+      for stage in ('all', 'search', 'random_search', 'ablate')
+      for case in (
+        (NO_VALIDATION, ['evaluate.split', 'dataset.holdout']),
+        (NO_TABLE, ['latency_table', 'no.json']),
+      )
+    ),
+    ('compare_zoo', NO_VALIDATION, ['evaluate.split', 'dataset.holdout']),
+    ('all', {'train__batch_size': 512}, ['train.batch_size is 512', '128']),
+    ('all', {'train__batch_size': 30}, ['train.batch_size is 30', '4 devices']),
+    ('all', {'search__batch_size': 512}, ['search.batch_size is 512', '128']),
+    ('all', {'search__warmup_epochs': 4.0}, ['warmup_epochs', 'all 16 steps']),
+    # Rounds to no step at all, which only the data tell.
+    ('all', {'search__warmup_epochs': 3.9}, ['warmup_epochs', 'all 16 steps']),
+    ('all', {'device': 'adb'}, ['profile.benchmark_model']),
+    (
+      'all',
+      {'train__init': 'no.npz', 'architecture': ARCHITECTURE},
+      ['no.npz'],
+    ),
+  ],
+)
+def test_what_a_later_stage_refuses_is_said_first(
+  stage, changes, words, tmp_path, capsys
+):
+  """`all` must not search for hours and then refuse to evaluate."""
+  config = tiny_run.config(**changes)
+  chosen = main.ALL if stage == 'all' else (stage,)
+  line = refused(
+    lambda: main.run_stages(chosen, config, Workdir(tmp_path)), capsys
+  )
+  for word in words:
+    assert word in line
+  assert not list(tmp_path.iterdir()), 'a corrected run starts afresh'
+
+
+def test_a_finished_stage_needs_no_data(workdir, monkeypatch):
+  """Years later, on a machine without the images, it still says so."""
+  monkeypatch.setattr('spnas_jax.run_setup.check_data', _never)
+  for stage in (search, train):
+    stage.run(tiny_run.config(), Workdir(workdir))
+
+
+def _never(*_):
+  raise AssertionError('called')
