@@ -94,7 +94,7 @@ def operations(model: bytes) -> list[str]:
 
   Operations that are not built in are spelled 'CUSTOM:name'.
   """
-  root, codes = _unpack(model)
+  root, codes = unpack(model)
   return [codes[o.opcodeIndex] for o in root.subgraphs[0].operators]
 
 
@@ -105,9 +105,7 @@ def with_any_batch(model: bytes) -> bytes:
   changed are declared shapes, and RESHAPE's constants. (Converting a function
   of unknown batch size instead leaves batch norm and activations unfused.)
   """
-  import flatbuffers
-
-  root, codes = _unpack(model)
+  root, codes = unpack(model)
   graph = root.subgraphs[0]
   batched = set(graph.inputs)
   for operator in graph.operators:
@@ -124,12 +122,10 @@ def with_any_batch(model: bytes) -> bytes:
   for index in batched:
     tensor = graph.tensors[index]
     tensor.shapeSignature = np.array([-1, *tensor.shape[1:]], np.int32)
-  builder = flatbuffers.Builder(len(model))
-  builder.Finish(root.Pack(builder), b'TFL3')
-  return bytes(builder.Output())
+  return pack(root)
 
 
-def _unpack(model: bytes) -> tuple[Any, list[str]]:
+def unpack(model: bytes) -> tuple[Any, list[str]]:
   """The model as objects, and the names of its operation codes."""
   from ai_edge_litert import schema_py_generated as schema
 
@@ -147,6 +143,15 @@ def _unpack(model: bytes) -> tuple[Any, list[str]]:
       name += f':{code.customCode.decode()}'
     codes.append(name)
   return root, codes
+
+
+def pack(root: Any) -> bytes:
+  """A model's bytes; the other direction of `unpack`."""
+  import flatbuffers
+
+  builder = flatbuffers.Builder(0)
+  builder.Finish(root.Pack(builder), b'TFL3')
+  return bytes(builder.Output())
 
 
 def interpreter(model: bytes, threads: int = 1) -> Any:
