@@ -35,6 +35,9 @@ FILES = {
 }
 # Images per step of the JAX network that the files are compared with.
 _CHECK_BATCH = 32
+# Of float32 logits, over their range: more is not rounding but another network
+# or another input, such as pixels where normalised images are due.
+_MOST_REL_DIFF = 1e-2
 
 
 def to_tflite(
@@ -229,6 +232,12 @@ def spell_result(result: dict[str, Any], path: str) -> list[str]:
     f'{result["bytes_fp16"] / 1e6:.2f}, int8 {int8}); logits within '
     f'{result["max_abs_diff"]:.1e} of JAX over {result["num_images"]} images'
   ]
+  if result['max_rel_diff'] > _MOST_REL_DIFF:
+    lines.append(
+      f'export: WARNING: the float32 logits are off by '
+      f'{100 * result["max_rel_diff"]:.2g}% of their range; the file does not '
+      'compute what the network does'
+    )
   if result['int8_guessed_ranges']:
     layers = tuple(result['int8_guessed_ranges'])
     lines.append(f'export: WARNING: {int8_ranges.NarrowRange(layers)}')

@@ -71,6 +71,9 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   )
   # What is only nice to know comes after what was asked for.
   operations = device.operation_times(bare, config.profile.rounds)
+  if not same_unit(operations, timings[_BARE].ms):
+    say('profile: times of operations are left out: they are not in ms')
+    operations = []
   sizes = [len(tflite.operations(m)) for m in (*beginnings.values(), bare)]
   result = {
     **file_times(timings),
@@ -188,6 +191,16 @@ def _unfit(table: LatencyTable | None, device: Device, image_size: int) -> str:
   if table.image_size != image_size:
     return f'the table is for {table.image_size} px, not {image_size}'
   return ''
+
+
+def same_unit(operations: list[OperationTime], network_ms: float) -> bool:
+  """Whether operations take about as long as their network does.
+
+  A profiler slows small operations down, but not a hundredfold; seconds or
+  microseconds that were taken for ms are a thousandfold off.
+  """
+  total = sum(o.mean_ms for o in operations)
+  return not operations or network_ms / 100 < total < network_ms * 100
 
 
 def sum_operations(

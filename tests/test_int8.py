@@ -174,6 +174,56 @@ def test_the_warning_names_layers_and_advice():
   assert int8_ranges.layer_name('tfl.quantize') == 'tfl.quantize'
 
 
+# --- units of the input ---
+
+
+def pixel_and_normalised_models():
+  """int8 models of one network: with the normalisation inside, and without."""
+  arch, variables = network(SQUEEZED)
+  scale, offset = np.full(3, 1 / 60, np.float32), np.full(3, -2.0, np.float32)
+  pixels = np.rint(images(16) * 255)
+  pixels[0, 0, 0], pixels[0, -1, -1] = 0, 255
+
+  def make(calibration, **inside):
+    return export.to_tflite(
+      arch, variables, SIZE, precision='int8', calibration=calibration, **inside
+    )
+
+  normalised = pixels * scale + offset
+  inside = make(pixels, scale_and_offset=(scale, offset))
+  return inside, pixels, make(normalised), normalised
+
+
+def test_an_integer_input_refuses_the_other_unit():
+  """Pixels are not normalised numbers, whatever their type; and back."""
+  inside, pixels, outside, normalised = pixel_and_normalised_models()
+  same = tflite.run(inside, pixels)
+  np.testing.assert_array_equal(
+    same, tflite.run(inside, pixels.astype(np.uint8))
+  )
+  # Within some steps of eight bits: the two models are rounded differently.
+  np.testing.assert_allclose(
+    tflite.run(outside, normalised), same, atol=0.1 * np.ptp(same)
+  )
+  for wrong in (pixels, pixels.astype(np.uint8)):
+    with pytest.raises(ValueError, match=r'normalised images -2 to 2\.25'):
+      tflite.run(outside, wrong)
+  for wrong in (normalised, pixels / 255, pixels - 128):
+    with pytest.raises(ValueError, match='whole numbers, the pixels 0 to 255'):
+      tflite.run(inside, wrong)
+
+
+def test_logits_of_another_input_are_a_warning():
+  result = {
+    'bytes': 1, 'bytes_fp16': 1, 'bytes_int8': 1, 'agreement_int8': 1.0,
+    'int8_error': None, 'int8_guessed_ranges': [], 'max_abs_diff': 1e-6,
+    'num_images': 1,
+  }  # fmt: skip
+  assert len(export.spell_result({**result, 'max_rel_diff': 1e-5}, 'x')) == 1
+  lines = export.spell_result({**result, 'max_rel_diff': 0.5}, 'x')
+  assert 'WARNING: the float32 logits are off by 50%' in lines[1]
+
+
 # --- the process --------------------------------------------------------------
 
 
