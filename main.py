@@ -6,6 +6,7 @@ Any key of the config can be changed: --config.search.target_ms=80
 """
 
 import ast
+import contextlib
 import importlib
 import os
 import platform
@@ -146,7 +147,8 @@ def use_huge_pages() -> None:
   """
   if platform.libc_ver()[0] == 'glibc' and 'GLIBC_TUNABLES' not in os.environ:
     os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
-    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+    with contextlib.suppress(OSError):  # Then it is slower.
+      os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def main() -> None:

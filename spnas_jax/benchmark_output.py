@@ -5,6 +5,7 @@ All its times are in microseconds, except that the CSV says milliseconds.
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Any
 
@@ -12,6 +13,7 @@ from spnas_jax.devices import OperationTime
 from spnas_jax.errors import UserError
 from spnas_jax.tensorflow_setup import load_tensorflow
 
+_UNIT = re.compile(r'timings in (\w+):')
 _AVERAGE = re.compile(r'Inference \(avg\): ([0-9.]+(?:e[+-]?[0-9]+)?)')
 
 
@@ -19,10 +21,16 @@ def parse_average(text: str) -> float:
   """Mean time of an inference, ms, from the tool's screen output.
 
   Raises:
-    UserError: there is none in it.
+    UserError: there is none in it, or it is in another unit.
   """
+  for unit in _UNIT.findall(text):
+    if unit != 'us':
+      raise UserError(
+        f'benchmark_model gives its timings in {unit!r}; known is its output '
+        "in 'us', microseconds"
+      )
   found = _AVERAGE.findall(text)
-  if not found or not float(found[-1]) > 0:
+  if not found or not 0 < float(found[-1]) < math.inf:
     raise UserError(f'benchmark_model gave no time: {last_line(text)}')
   return float(found[-1]) / 1000
 

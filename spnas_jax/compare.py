@@ -13,7 +13,6 @@ images: no input pipeline is in them.
 from __future__ import annotations
 
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -33,6 +32,7 @@ from spnas_jax.contestants import (
   num_trainable,
   programs,
 )
+from spnas_jax.devices import load_average
 from spnas_jax.errors import UserError
 from spnas_jax.input_pipeline import prefetch_to_devices
 from spnas_jax.latency import LatencyTable
@@ -172,12 +172,12 @@ def price_here(
   for _ in range(c.warmup_steps):
     for step in runners.values():
       step()
-  load = os.getloadavg()[0]
+  load = load_average()
   times: dict[str, list[float]] = {method: [] for method in runners}
   for _ in range(c.rounds):
     for method, step in runners.items():
       times[method].append(step())
-  loads = [round(load, 2), round(os.getloadavg()[0], 2)]
+  loads = [load, load_average()]
   for contestant in contestants:
     own = times[contestant.method]
     median = statistics.median(own)

@@ -119,6 +119,8 @@ def check(config: ConfigDict) -> None:
       allowed = (
         f'{low:g} or more' if high == math.inf else f'{low:g} to {high:.10g}'
       )
+      if high <= 1:
+        allowed += ', a fraction: 0.05 for 5%'
       raise UserError(f'{field} is {value}, allowed: {allowed}')
   for field, allowed_names in CHOICES.items():
     value = get(config, field)
@@ -160,7 +162,7 @@ def check(config: ConfigDict) -> None:
   if len(fall) != 2 or not 0 <= fall[0] <= fall[1] <= 1:
     raise UserError(
       f'search.temperature_fall is {fall}, allowed: two ascending '
-      'fractions from 0 to 1'
+      'fractions from 0 to 1: 0.05 for 5%'
     )
   if config.search.warmup_epochs > config.search.epochs:
     raise UserError(

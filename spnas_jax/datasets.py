@@ -191,7 +191,8 @@ def check(dataset_config: ConfigDict) -> None:
       )
   if not 0 <= dataset_config.holdout < 1:
     raise UserError(
-      f'dataset.holdout={dataset_config.holdout}: allowed is 0 to below 1.'
+      f'dataset.holdout={dataset_config.holdout}: allowed is 0 to below 1, a '
+      'fraction: 0.05 for 5%.'
     )
   if not 0 <= dataset_config.randaugment_magnitude <= 10:
     raise UserError(

@@ -15,6 +15,7 @@ from typing import Any
 
 from spnas_jax import benchmark_output
 from spnas_jax.benchmark_output import last_line
+from spnas_jax.console import say
 from spnas_jax.devices import Device, OperationTime, Take
 from spnas_jax.errors import UserError
 
@@ -27,6 +28,12 @@ _PROPERTIES = {
   'platform': 'ro.board.platform',
   'abi': 'ro.product.cpu.abi',
 }
+# Flags that have the times of operations written to a file, newest first.
+_PROFILE_FLAGS = (
+  '--op_profiling_output_mode=proto --op_profiling_output_file={}',
+  '--op_profiling_output_mode=csv --op_profiling_output_file={}',
+  '--profiling_output_csv_file={}',
+)
 # Longest wait for commands that do not measure.
 _SHORT_SECONDS = 60.0
 
@@ -40,6 +47,7 @@ class AdbDevice(Device):
   """
 
   quantile = 0.5
+  tells_operations = True
   statistic = 'median over rounds of the mean of a round'
 
   def __init__(
@@ -95,9 +103,8 @@ class AdbDevice(Device):
     }
 
   def conditions(self) -> dict[str, Any]:
-    battery = self._shell('dumpsys battery')
-    temperature = re.search(r'temperature: (\d+)', battery)
-    governors = self._shell(
+    temperature = re.search(r'temperature: (\d+)', self._ask('dumpsys battery'))
+    governors = self._ask(
       'cat /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor 2>/dev/null'
     )
     return {
@@ -129,29 +136,47 @@ class AdbDevice(Device):
       yield take
 
   def operation_times(self, model: bytes, runs: int) -> list[OperationTime]:
-    """Protobuf where the program can write it, else CSV."""
-    with self._folder() as folder:
-      graph, profile = f'{folder}/model.tflite', f'{folder}/profile'
-      self._push(model, graph)
+    """By the newest flags that the program knows."""
+    why = ''
+    try:
+      with self._folder() as folder:
+        graph = f'{folder}/model.tflite'
+        self._push(model, graph)
+        for number, flags in enumerate(_PROFILE_FLAGS):
+          try:
+            file = f'{folder}/profile{number}'
+            told = self._profile(folder, graph, runs, file, flags)
+            if 'proto' in flags:
+              return benchmark_output.parse_proto(told)
+            text = told.decode(errors='replace')
+            return benchmark_output.parse_csv(text, runs)
+          except Exception as e:  # Whatever a program nobody knows may write.
+            why = str(e)
+    except UserError as e:
+      why = str(e)
+    say(f'times of single operations are left out: {" ".join(why.split())}')
+    return []
 
-      def profiled(mode: str) -> bytes:
-        time.sleep(self._cooldown)
-        output = self._benchmark(
-          folder,
-          graph,
-          f'--num_runs={runs}',
-          '--enable_op_profiling=true',
-          f'--op_profiling_output_mode={mode}',
-          f'--op_profiling_output_file={profile}',
-        )
-        benchmark_output.parse_average(output)  # It did run.
-        return self._pull(profile)
+  def _profile(
+    self, folder: str, graph: str, runs: int, file: str, flags: str
+  ) -> bytes:
+    """What the program writes into `file` with these flags.
 
-      try:
-        return benchmark_output.parse_proto(profiled('proto'))
-      except UserError:
-        text = profiled('csv').decode(errors='replace')
-        return benchmark_output.parse_csv(text, runs)
+    Raises:
+      UserError: nothing. Of flags that it does not know it only warns.
+    """
+    time.sleep(self._cooldown)
+    self._benchmark(
+      folder,
+      graph,
+      f'--num_runs={runs}',
+      '--enable_op_profiling=true',
+      flags.format(file),
+    )
+    there = self._shell(f'test -s {file} && echo there || echo none')
+    if there.strip() != 'there':
+      raise UserError('this benchmark_model knows no flag that writes them')
+    return self._pull(file)
 
   # --- commands ---------------------------------------------------------------
 
@@ -183,6 +208,13 @@ class AdbDevice(Device):
       )
     )
     return self._shell(command, self._timeout)
+
+  def _ask(self, command: str) -> str:
+    """What a command prints that is only nice to know; '' if it fails."""
+    try:
+      return self._shell(command)
+    except UserError:
+      return ''
 
   def _shell(self, command: str, timeout: float = _SHORT_SECONDS) -> str:
     return _adb('-s', self._serial, 'shell', command, timeout=timeout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import os
 import platform
 import time
@@ -13,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from spnas_jax import tflite
-from spnas_jax.devices import Device, Take
+from spnas_jax.devices import Device, Take, load_average
+from spnas_jax.workdir import versions
 
 # Runs of a sample go on for at least so long: a model of some microseconds is
 # run often enough that one hiccup of the machine does not decide.
@@ -46,16 +46,14 @@ class HostDevice(Device):
       'device': {'kind': 'host', **_processor(), 'cores': os.cpu_count()},
       'software': {
         'runtime': 'LiteRT, XNNPACK',
-        'ai-edge-litert': importlib.metadata.version('ai-edge-litert'),
+        'ai-edge-litert': versions().get('ai-edge-litert', 'unknown'),
         'os': f'{platform.system()} {platform.release()}',
         'python': platform.python_version(),
       },
     }
 
   def conditions(self) -> dict[str, Any]:
-    if not hasattr(os, 'getloadavg'):
-      return {}
-    return {'load_1_min': round(os.getloadavg()[0], 2)}
+    return {'load_1_min': load_average()}
 
   @contextlib.contextmanager
   def session(

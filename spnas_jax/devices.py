@@ -11,6 +11,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import dataclasses
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -65,12 +66,14 @@ class Device(abc.ABC):
     statistic: what `ms` is, in words.
     round_seconds: a round takes at least so long; time to rest, and to see more
       of what goes on beside the measurement.
+    tells_operations: `operation_times` may know them.
   """
 
   threads: int
   quantile: float
   statistic: str
   round_seconds: float = 0.0
+  tells_operations: bool = False
 
   @abc.abstractmethod
   def describe(self) -> dict[str, dict[str, Any]]:
@@ -80,11 +83,17 @@ class Device(abc.ABC):
     """
 
   def conditions(self) -> dict[str, Any]:
-    """What the device is like at the moment: temperature, governor, load."""
+    """What the device is like at the moment: temperature, governor, load.
+
+    Nice to know: what cannot be read is None or empty, never an error.
+    """
     return {}
 
   def operation_times(self, model: bytes, runs: int) -> list[OperationTime]:
-    """Times of a model's operations in order; empty = the device can't tell."""
+    """Times of a model's operations in order; empty = the device can't tell.
+
+    Nice to know: never an error; why there are none is said on the screen.
+    """
     del model, runs
     return []
 
@@ -137,6 +146,14 @@ class Device(abc.ABC):
     return {
       name: summarise(samples[name][:rounds], self.quantile) for name in models
     }
+
+
+def load_average() -> float | None:
+  """This machine's load of the last minute; None where nobody knows it."""
+  try:
+    return round(os.getloadavg()[0], 2)
+  except (AttributeError, OSError):  # Windows has none, a sandbox may hide it.
+    return None
 
 
 def summarise(samples: Sequence[float], quantile: float) -> Timing:

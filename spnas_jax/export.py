@@ -6,14 +6,20 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax import augmentation, input_pipeline, tflite
+from spnas_jax import (
+  augmentation,
+  input_pipeline,
+  int8_process,
+  int8_ranges,
+  tflite,
+)
 from spnas_jax.architecture import Architecture
 from spnas_jax.config import dataset_facts
 from spnas_jax.console import say
@@ -29,6 +35,9 @@ FILES = {
 }
 # Images per step of the JAX network that the files are compared with.
 _CHECK_BATCH = 32
+# Of float32 logits, over their range: more is not rounding but another network
+# or another input, such as pixels where normalised images are due.
+_MOST_REL_DIFF = 1e-2
 
 
 def to_tflite(
@@ -57,7 +66,8 @@ def to_tflite(
     batch_size: images of one inference; 0 = any number.
 
   Returns:
-    The model's bytes.
+    The model's bytes. int8: a `NarrowRange` warning names layers that gave
+    nothing but 0 on all of `calibration`.
   """
   network = ConvNet(arch, implementation='primitive')
   # Arrays of an accelerator cannot become constants of a CPU's program.
@@ -80,11 +90,16 @@ def to_tflite(
     precision=precision,
     calibration=calibration,
   )
+  if precision == 'int8':
+    model = int8_ranges.widen(model)
   return model if batch_size else tflite.with_any_batch(model)
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """Stage `export`: writes three models and `model.json`, which describes them.
+
+  Where the int8 model cannot be made or run, the others stay and the result
+  says why.
 
   Raises:
     UserError: nothing was trained in the workdir.
@@ -99,80 +114,139 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     return done
   start = time.monotonic()
   arch, variables = load_trained(config, workdir)
-  models = make_models(config, arch, variables)
-  result = compare(config, arch, variables, models)
-  for precision, (name, ending) in FILES.items():
-    result[f'bytes{ending}'] = len(models[precision])
-    workdir.write(name, models[precision])
+  models = make_models(config, arch, variables, ('float32', 'float16'))
+  # Written before anything is tried that may go wrong.
+  for precision, model in models.items():
+    workdir.write(FILES[precision][0], model)
+  pixels, labels = input_pipeline.test_images(
+    config.dataset, config.export.check_images
+  )
+  normalised = augmentation.normalize(pixels, config.dataset)
+  images = pixels if config.export.normalise_inside else normalised
+  logits = {p: tflite.run(model, images) for p, model in models.items()}
+  int8 = _make_int8(config, arch, variables, images)
+  if int8.model is not None and int8.logits is not None:
+    models['int8'], logits['int8'] = int8.model, int8.logits
+    workdir.write(FILES['int8'][0], int8.model)
+  elif jax.process_index() == 0:
+    # One that an earlier run left would be taken for this network's.
+    (workdir / FILES['int8'][0]).unlink(missing_ok=True)
+  reference = _jax_logits(arch, variables, normalised)
+  result = compare(logits, reference, labels)
+  for precision, (_, ending) in FILES.items():
+    made = precision in models
+    result[f'bytes{ending}'] = len(models[precision]) if made else None
+  result['int8_error'] = int8.error or None
+  result['int8_guessed_ranges'] = list(int8.guessed)
   sidecar = describe_models(config, arch, models)
   sidecar['provenance']['inputs_hash'] = fingerprint(inputs)
   workdir.write('model.json', json.dumps(sidecar, indent=1) + '\n')
-  say(
-    f'export: {workdir / "model.tflite"}, {result["bytes"] / 1e6:.2f} MB '
-    f'(float16 {result["bytes_fp16"] / 1e6:.2f}, int8 '
-    f'{result["bytes_int8"] / 1e6:.2f}); logits within '
-    f'{result["max_abs_diff"]:.1e} of JAX over {result["num_images"]} images, '
-    f'int8 agrees on {100 * result["agreement_int8"]:.1f}%'
-  )
+  say('\n'.join(spell_result(result, str(workdir / 'model.tflite'))))
   return workdir.finish('export', inputs, result, time.monotonic() - start)
 
 
 def make_models(
-  config: ConfigDict, arch: Architecture, variables: dict[str, Any]
+  config: ConfigDict,
+  arch: Architecture,
+  variables: dict[str, Any],
+  precisions: Sequence[str] = tuple(FILES),
 ) -> dict[str, bytes]:
   """Precision -> model, as `config.export` asks for them."""
-  models = {}
-  for precision in FILES:
-    calibration = None
-    if precision == 'int8':
-      calibration = _calibration_inputs(config)
-    models[precision] = to_tflite(
+  return {
+    precision: to_tflite(
       arch,
       variables,
       config.dataset.image_size,
       precision=precision,
       scale_and_offset=_inside(config, arch),
-      calibration=calibration,
+      calibration=_calibration_inputs(config) if precision == 'int8' else None,
       batch_size=config.export.batch_size,
     )
-  return models
+    for precision in precisions
+  }
 
 
-def compare(
+def _make_int8(
   config: ConfigDict,
   arch: Architecture,
   variables: dict[str, Any],
-  models: dict[str, bytes],
+  images: np.ndarray,
+) -> int8_process.Attempt:
+  """The int8 model as `config.export` asks for it, tried on images."""
+  return int8_process.attempt(
+    arch,
+    variables,
+    config.dataset.image_size,
+    scale_and_offset=_inside(config, arch),
+    calibration=_calibration_inputs(config),
+    batch_size=config.export.batch_size,
+    images=images,
+  )
+
+
+def compare(
+  logits: dict[str, np.ndarray], reference: np.ndarray, labels: np.ndarray
 ) -> dict[str, Any]:
   """How far the models are from the network in JAX, over test images.
+
+  Args:
+    logits: precision -> [B, num_classes] of the model; int8 may be missing.
+    reference: [B, num_classes] of the network in JAX.
+    labels: [B].
 
   Returns:
     'max_abs_diff': largest difference of a float32 logit; 'max_rel_diff': the
     same over the range of all logits; 'agreement_*': fraction of images with
     the float32 model's most likely class; 'top1*': fraction labelled right;
-    'num_images'.
+    'num_images'. What is not known is None.
   """
-  pixels, labels = input_pipeline.test_images(
-    config.dataset, config.export.check_images
-  )
-  normalised = augmentation.normalize(pixels, config.dataset)
-  reference = _jax_logits(arch, variables, normalised)
-  images = pixels if config.export.normalise_inside else normalised
-  logits = {p: tflite.run(model, images) for p, model in models.items()}
   difference = float(np.abs(logits['float32'] - reference).max())
   result: dict[str, Any] = {
     'max_abs_diff': difference,
     'max_rel_diff': difference / max(float(np.ptp(reference)), 1e-30),
-    'num_images': len(pixels),
+    'num_images': len(reference),
   }
   classes = {p: values.argmax(-1) for p, values in logits.items()}
   for precision, (_, ending) in FILES.items():
-    found = classes[precision]
-    result[f'top1{ending}'] = float((found == labels).mean())
+    found = classes.get(precision)
+    result[f'top1{ending}'] = (
+      None if found is None else float((found == labels).mean())
+    )
     if ending:
-      same = found == classes['float32']
-      result[f'agreement{ending}'] = float(same.mean())
+      result[f'agreement{ending}'] = (
+        None if found is None else float((found == classes['float32']).mean())
+      )
   return result
+
+
+def spell_result(result: dict[str, Any], path: str) -> list[str]:
+  """The result in a line, and one for each thing that is to be looked at."""
+  int8 = 'none'
+  if result['int8_error'] is None:
+    int8 = (
+      f'{result["bytes_int8"] / 1e6:.2f}, agrees on '
+      f'{100 * result["agreement_int8"]:.1f}%'
+    )
+  lines = [
+    f'export: {path}, {result["bytes"] / 1e6:.2f} MB (float16 '
+    f'{result["bytes_fp16"] / 1e6:.2f}, int8 {int8}); logits within '
+    f'{result["max_abs_diff"]:.1e} of JAX over {result["num_images"]} images'
+  ]
+  if result['max_rel_diff'] > _MOST_REL_DIFF:
+    lines.append(
+      f'export: WARNING: the float32 logits are off by '
+      f'{100 * result["max_rel_diff"]:.2g}% of their range; the file does not '
+      'compute what the network does'
+    )
+  if result['int8_guessed_ranges']:
+    layers = tuple(result['int8_guessed_ranges'])
+    lines.append(f'export: WARNING: {int8_ranges.NarrowRange(layers)}')
+  if result['int8_error'] is not None:
+    lines.append(
+      f'export: WARNING: there is no int8 model: {result["int8_error"]}; the '
+      'float32 and float16 models are not touched by that'
+    )
+  return lines
 
 
 def describe_models(

@@ -24,7 +24,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from spnas_jax.architecture import Architecture, Block, block_input_sizes
+from spnas_jax import latency_units
+from spnas_jax.architecture import (
+  Architecture,
+  Block,
+  block_input_sizes,
+  num_macs,
+)
 from spnas_jax.errors import UserError
 from spnas_jax.space import Choice, SearchSpace
 
@@ -104,7 +110,8 @@ class LatencyTable:
     """Reads `latency/NAME.json`.
 
     Raises:
-      UserError: no such file, not JSON, a missing field or a non-finite time.
+      UserError: no such file, not JSON, a missing field, a non-finite time, or
+        times that are not in ms.
     """
     path = epath.Path(path)
     try:
@@ -120,15 +127,27 @@ class LatencyTable:
       if fields.pop('schema') != SCHEMA:
         raise UserError(f'latency_table: {path}: schema must be {SCHEMA}')
       positional = fields.pop('positional')
-      return cls(
+      table = cls(
         **fields, positional=Positional(**positional) if positional else None
       )
+      latency_units.check(*table.workload())
+      return table
     except (TypeError, KeyError, AttributeError) as e:
       raise UserError(
         f'latency_table: {path}: missing, unknown or wrong field ({e})'
       ) from e
     except UserError as e:
       raise UserError(f'{e} (in {path})') from e
+
+  def workload(self) -> tuple[float, float]:
+    """(ms, multiply-adds) of everything whose shape is known, together."""
+    if self.positional is not None:
+      largest = Architecture.from_string(self.positional.network)
+      return self.predict(largest), num_macs(largest, self.image_size)
+    macs = {key: latency_units.entry_macs(key) for key in self.entries}
+    known = [key for key in macs if macs[key]] or list(macs)
+    ms = self.factor * sum(self.entry_ms(key) for key in known)
+    return ms, sum(macs.values())
 
   def to_json(self) -> str:
     """The table as JSON text; `load` reads it back exactly."""

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from spnas_jax import tensorflow_setup
 from spnas_jax.checkpoint import Checkpoints
 from spnas_jax.console import say
 from spnas_jax.errors import Diverged
+from spnas_jax.events import event_writer
 from spnas_jax.parallel import replicate
 from spnas_jax.train_state import TrainState
 from spnas_jax.workdir import Workdir
@@ -76,8 +76,8 @@ def run_steps(
     else:
       state = replicate(state)
     first = int(state.step)
-    writer = stack.enter_context(
-      contextlib.closing(_event_writer(workdir, stage, main_process))
+    write_events = stack.enter_context(
+      event_writer(stage, workdir, main_process)
     )
     progress = Progress(
       stage, first, total_steps, steps_per_epoch, recipe.batch_size
@@ -100,7 +100,7 @@ def run_steps(
       if log:
         scalars = {k: float(v) for k, v in values.items() if np.ndim(v) == 0}
         scalars['images_per_second'] = progress.images_per_second(done)
-        writer.write_scalars(done, scalars)
+        write_events(done, scalars)
         if on_log is not None:
           on_log(done, values)
         if main_process:
@@ -116,17 +116,6 @@ def run_steps(
     if not total_steps and checkpoints.latest is None:
       checkpoints.save(0, state)  # Weights that were given, untouched.
   return state
-
-
-def _event_writer(workdir: Workdir, stage: str, main_process: bool):
-  tensorflow_setup.load_tensorflow()  # Before clu imports it its own way.
-  from clu import metric_writers
-
-  return metric_writers.create_default_writer(
-    str(workdir / stage / 'events'),
-    just_logging=not main_process,
-    asynchronous=False,
-  )
 
 
 @jax.jit

@@ -75,16 +75,17 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   arch, image_size, files = read_exported(workdir)
   beginnings = export_beginnings(arch, image_size)
   bare = beginnings.pop(_BARE)
-  operations = device.operation_times(bare, config.profile.rounds)
+  # Differences of beginnings are a layer's time inside the network, for a
+  # device that does not tell it.
+  parts = {} if device.tells_operations else beginnings
   timings = measuring.measure(
-    'profile',
-    workdir,
-    device,
-    # Differences of beginnings are a layer's time inside the network, for a
-    # device that does not tell it.
-    {**files, _BARE: bare, **({} if operations else beginnings)},
-    config.profile,
+    'profile', workdir, device, {**files, _BARE: bare, **parts}, config.profile
   )
+  # What is only nice to know comes after what was asked for.
+  operations = device.operation_times(bare, config.profile.rounds)
+  if not same_unit(operations, timings[_BARE].ms):
+    say('profile: times of operations are left out: they are not in ms')
+    operations = []
   sizes = [len(tflite.operations(m)) for m in (*beginnings.values(), bare)]
   result = {
     **file_times(timings),
@@ -95,12 +96,10 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     'conditions': device.conditions(),
     'protocol': measuring.protocol(device, config.profile),
   }
-  measured: list[float] | None
-  if operations:
-    measured = sum_operations(operations, sizes)
-  else:
+  measured = sum_operations(operations, sizes) if operations else None
+  if parts:
     measured = np.diff(
-      [timings[name].ms for name in (*beginnings, _BARE)], prepend=0.0
+      [timings[name].ms for name in (*parts, _BARE)], prepend=0.0
     ).tolist()
   for i, layer in enumerate(result['layers']):
     layer['measured_ms'] = measured and measured[i]
@@ -116,7 +115,8 @@ def read_exported(
   """(network, side of its input in px, models by file name) of a workdir."""
   try:
     sidecar = json.loads((workdir / 'model.json').read_text())
-    files = {name: (workdir / name).read_bytes() for name, _ in FILES.values()}
+    # The int8 model is not always there.
+    files = {name: (workdir / name).read_bytes() for name in sidecar['files']}
     arch = Architecture.from_json(json.dumps(sidecar['network']))
     return arch, sidecar['image_size'], files
   except (OSError, ValueError, KeyError) as e:
@@ -140,12 +140,14 @@ def export_beginnings(arch: Architecture, image_size: int) -> dict[str, bytes]:
 def file_times(timings: dict[str, Timing]) -> dict[str, Any]:
   """Times of the exported files and of the bare network.
 
-  'median_ms*' are medians of the samples; 'bare_ms' is what a table holds.
+  'median_ms*' are medians of the samples, None for a file that is not there;
+  'bare_ms' is what a table holds.
   """
   result: dict[str, Any] = {}
   for name, ending in FILES.values():
-    result[f'median_ms{ending}'] = timings[name].median_ms
-    result[f'spread_ms{ending}'] = timings[name].spread_ms
+    timing = timings.get(name)
+    result[f'median_ms{ending}'] = timing and timing.median_ms
+    result[f'spread_ms{ending}'] = timing and timing.spread_ms
   result['bare_median_ms'] = timings[_BARE].median_ms
   result['bare_ms'] = timings[_BARE].ms
   return result
@@ -203,6 +205,16 @@ def _unfit(table: LatencyTable | None, device: Device, image_size: int) -> str:
   return ''
 
 
+def same_unit(operations: list[OperationTime], network_ms: float) -> bool:
+  """Whether operations take about as long as their network does.
+
+  A profiler slows small operations down, but not a hundredfold; seconds or
+  microseconds that were taken for ms are a thousandfold off.
+  """
+  total = sum(o.mean_ms for o in operations)
+  return not operations or network_ms / 100 < total < network_ms * 100
+
+
 def sum_operations(
   operations: list[OperationTime], ends: list[int]
 ) -> list[float] | None:
@@ -227,10 +239,11 @@ def sum_operations(
 
 def spell_result(result: dict[str, Any]) -> str:
   """The result in one line."""
-  words = (
-    f'model.tflite takes {result["median_ms"]:.4g} ms (float16 '
-    f'{result["median_ms_fp16"]:.4g}, int8 {result["median_ms_int8"]:.4g})'
+  file, half, int8 = (
+    'none' if ms is None else f'{ms:.4g}'
+    for ms in (result[f'median_ms{ending}'] for _, ending in FILES.values())
   )
+  words = f'model.tflite takes {file} ms (float16 {half}, int8 {int8})'
   if result['predicted_ms'] is None:
     return f'{words}; prediction {result["prediction"]}'
   return (

@@ -57,6 +57,8 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     for stage, result in found.results.items()
     if stage != 'report' and 'config_hash' in found.stage(stage)
   }
+  for line in found.problems:
+    say(f'report: {line}')
   say(f'report: {workdir / "report/index.html"}, {len(names)} pictures')
   return workdir.finish(
     'report',
@@ -113,10 +115,15 @@ def sections(found: Findings) -> Iterator[Section]:
 
 
 def _draw(
-  name: str, caption: str, make: Callable[[Palette], Figure]
-) -> Picture:
-  """A picture in both themes."""
-  return Picture(name, png(make(LIGHT)), png(make(DARK)), caption)
+  found: Findings, name: str, caption: str, make: Callable[[Palette], Figure]
+) -> list[Picture]:
+  """A picture in both themes; none, and a problem, where it cannot be drawn."""
+  try:
+    return [Picture(name, png(make(LIGHT)), png(make(DARK)), caption)]
+  except Exception as e:  # Whatever the data and Matplotlib are up to.
+    why = ' '.join(str(e).split()) or type(e).__name__
+    found.problems.append(f'The picture {name} is left out: {why}')
+    return []
 
 
 def _network(found: Findings) -> Section:
@@ -133,12 +140,11 @@ def _network(found: Findings) -> Section:
   )
   if any(row.skipped for row in rows):
     words += ' Dotted outlines are layers that the search left out.'
-  pictures.append(
-    _draw(
-      'network',
-      words,
-      lambda colours: network_figures.network(rows, colours),
-    )
+  pictures += _draw(
+    found,
+    'network',
+    words,
+    lambda colours: network_figures.network(rows, colours),
   )
   parts = report_data.part_times(found)
   if parts:
@@ -147,12 +153,11 @@ def _network(found: Findings) -> Section:
       reading += ' Dotted: what the slowest candidate of the layer would take.'
     if any(part.measured_ms is not None for part in parts):
       reading += ' Upright marks: measured inside the network.'
-    pictures.append(
-      _draw(
-        'layer_times',
-        reading,
-        lambda colours: network_figures.layer_times(parts, colours),
-      )
+    pictures += _draw(
+      found,
+      'layer_times',
+      reading,
+      lambda colours: network_figures.layer_times(parts, colours),
     )
   return Section(
     'The network',
@@ -166,13 +171,12 @@ def _search(found: Findings) -> Section:
   curves, result = found.search_curves, found.stage('search')
   warmup, pictures = result.get('warmup_steps'), []
   if 'cross_entropy' in curves or 'accuracy' in curves:
-    pictures.append(
-      _draw(
-        'search_learning',
-        'How well the supernet classifies while it is searched. Thin: single '
-        'batches; thick: smoothed.',
-        lambda colours: figures.learning(curves, warmup, colours),
-      )
+    pictures += _draw(
+      found,
+      'search_learning',
+      'How well the supernet classifies while it is searched. Thin: single '
+      'batches; thick: smoothed.',
+      lambda colours: figures.learning(curves, warmup, colours),
     )
   if 'runtime_ms' in curves:
     target = result.get('target_ms')
@@ -184,12 +188,11 @@ def _search(found: Findings) -> Section:
       if target is None
       else 'then λ pulls R along the dotted ramp to the target.'
     )
-    pictures.append(
-      _draw(
-        'search_runtime',
-        words,
-        lambda colours: figures.runtime(curves, target, warmup, colours),
-      )
+    pictures += _draw(
+      found,
+      'search_runtime',
+      words,
+      lambda colours: figures.runtime(curves, target, warmup, colours),
     )
   return Section(
     'How the search went',
@@ -211,27 +214,25 @@ def _decisions(found: Findings) -> Section:
     and logits is not None
     and logits.shape == (len(steps), len(space.gates))
   ):
-    pictures.append(
-      _draw(
-        'gates',
-        'Every decision over the search: orange says yes, blue says no, pale '
-        'is undecided. Until the dotted line (warm-up) they are drawn at '
-        'random.',
-        lambda colours: network_figures.gate_history(
-          steps, logits, report_data.gate_rows(space), warmup, colours
-        ),
-      )
+    pictures += _draw(
+      found,
+      'gates',
+      'Every decision over the search: orange says yes, blue says no, pale '
+      'is undecided. Until the dotted line (warm-up) they are drawn at '
+      'random.',
+      lambda colours: network_figures.gate_history(
+        steps, logits, report_data.gate_rows(space), warmup, colours
+      ),
     )
   kernels = report_data.superkernels(found)
   if kernels:
-    pictures.append(
-      _draw(
-        'superkernels',
-        'How much the weights of each superkernel differ between channels; '
-        'stronger colour is more. The outline is the kernel that was chosen. '
-        'In the paper, the outer ring is pale where 3×3 was chosen.',
-        lambda colours: network_figures.superkernels(kernels, colours),
-      )
+    pictures += _draw(
+      found,
+      'superkernels',
+      'How much the weights of each superkernel differ between channels; '
+      'stronger colour is more. The outline is the kernel that was chosen. '
+      'In the paper, the outer ring is pale where 3×3 was chosen.',
+      lambda colours: network_figures.superkernels(kernels, colours),
     )
   return Section('What it decided', '', pictures)
 
@@ -246,15 +247,12 @@ def _latency(found: Findings) -> Section:
   pictures = []
   if pairs:
     predicted, measured = zip(*pairs, strict=True)
-    pictures.append(
-      _draw(
-        'predicted_measured',
-        'Random networks that the latency table has not seen: the closer to '
-        'the line, the better the table predicts.',
-        lambda colours: figures.predicted_measured(
-          predicted, measured, colours
-        ),
-      )
+    pictures += _draw(
+      found,
+      'predicted_measured',
+      'Random networks that the latency table has not seen: the closer to '
+      'the line, the better the table predicts.',
+      lambda colours: figures.predicted_measured(predicted, measured, colours),
     )
   heading = 'Can the latency table be trusted?' if pairs else 'Latency table'
   return Section(heading, '', pictures, latency_table(found))
@@ -263,28 +261,26 @@ def _latency(found: Findings) -> Section:
 def _accuracy(found: Findings) -> Section:
   curves, pictures = found.train_curves, []
   if 'cross_entropy' in curves or 'accuracy' in curves:
-    pictures.append(
-      _draw(
-        'train_learning',
-        'Final training of the network on its own. Thin: single batches; '
-        'thick: smoothed.',
-        lambda colours: figures.learning(curves, None, colours),
-      )
+    pictures += _draw(
+      found,
+      'train_learning',
+      'Final training of the network on its own. Thin: single batches; '
+      'thick: smoothed.',
+      lambda colours: figures.learning(curves, None, colours),
     )
   result = found.stage('search')
   target = result.get('target_ms')
   own, random = report_data.trained_points(found)
   if random:
-    pictures.append(
-      _draw(
-        'random_search',
-        'The found network against random ones of about the same latency, all '
-        'trained from scratch with one recipe'
-        + (' (means over seeds).' if own else '.'),
-        lambda colours: figures.accuracy_latency(
-          own, random, target_ms=target, colours=colours
-        ),
-      )
+    pictures += _draw(
+      found,
+      'random_search',
+      'The found network against random ones of about the same latency, all '
+      'trained from scratch with one recipe'
+      + (' (means over seeds).' if own else '.'),
+      lambda colours: figures.accuracy_latency(
+        own, random, target_ms=target, colours=colours
+      ),
     )
   evolution = result.get('evolution') or {}
   front = [
@@ -292,35 +288,33 @@ def _accuracy(found: Findings) -> Section:
   ]
   if front:
     best = evolution.get('best')
-    pictures.append(
-      _draw(
-        'evolution',
-        'Best networks of an evolution at each latency, scored with the '
-        "supernet's shared weights, not trained on their own.",
-        lambda colours: figures.accuracy_latency(
-          [report_data.supernet_point(best)] if best else [],
-          front=front,
-          target_ms=target,
-          heading='Top-1 in the supernet (%)',
-          colours=colours,
-        ),
-      )
+    pictures += _draw(
+      found,
+      'evolution',
+      'Best networks of an evolution at each latency, scored with the '
+      "supernet's shared weights, not trained on their own.",
+      lambda colours: figures.accuracy_latency(
+        [report_data.supernet_point(best)] if best else [],
+        front=front,
+        target_ms=target,
+        heading='Top-1 in the supernet (%)',
+        colours=colours,
+      ),
     )
   families, own, kind = report_data.compared_points(found)
   if families:
-    pictures.append(
-      _draw(
-        'compare_zoo',
-        'Known networks and the found one, trained from scratch with one '
-        'recipe. A line joins widths of one network.',
-        lambda colours: figures.accuracy_latency(
-          own,
-          families=families,
-          target_ms=target,
-          latency=f'{kind} latency (ms)',
-          colours=colours,
-        ),
-      )
+    pictures += _draw(
+      found,
+      'compare_zoo',
+      'Known networks and the found one, trained from scratch with one '
+      'recipe. A line joins widths of one network.',
+      lambda colours: figures.accuracy_latency(
+        own,
+        families=families,
+        target_ms=target,
+        latency=f'{kind} latency (ms)',
+        colours=colours,
+      ),
     )
   return Section('How good it is', '', pictures, accuracy_table(found))
 

@@ -85,8 +85,11 @@ def gather(config: ConfigDict, workdir: Workdir) -> Findings:
       return None
 
   found.arch = attempt('The network', _read_architecture, workdir)
-  found.search_curves = read_curves(workdir / 'search' / 'events')
-  found.train_curves = read_curves(workdir / 'train' / 'events')
+  found.search_curves, found.train_curves = (
+    attempt(f'What {stage} logged', read_curves, workdir / stage / 'events')
+    or {}
+    for stage in ('search', 'train')
+  )
   for stage, curves in (
     ('search', found.search_curves),
     ('train', found.train_curves),

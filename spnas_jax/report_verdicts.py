@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from spnas_jax.int8_ranges import NarrowRange
 from spnas_jax.report_data import Findings
 from spnas_jax.report_numbers import fraction, interval, ms, relative
 from spnas_jax.report_page import Tile, Verdict
@@ -188,6 +189,10 @@ def _export_verdicts(found: Findings) -> Iterable[Verdict]:
       "The exported model's logits "
       f'{words.format("the trained network in JAX")} {off:.1e}.',
     )
+  if r.get('int8_error'):
+    yield Verdict('bad', f'There is no int8 model: {r["int8_error"]}.')
+  if r.get('int8_guessed_ranges'):
+    yield Verdict('note', f'{NarrowRange(tuple(r["int8_guessed_ranges"]))}.')
 
 
 def tiles(found: Findings) -> list[Tile]:

@@ -73,7 +73,7 @@ def resolve_target(
     raise UserError(
       f'search.target_ms is {c.target_ms:g}, allowed: {low:.4g} to {high:.4g} '
       f'ms, the fastest and the slowest network of the space on '
-      f'{table.name!r}'
+      f'{table.name!r}{_other_unit(c.target_ms, low, high)}'
     )
   return c.target_ms, low, high
 
@@ -114,6 +114,21 @@ def check_phases(config: ConfigDict) -> None:
       f'{phases.total} steps of search.epochs {config.search.epochs}, allowed: '
       'less, so that thresholds are trained'
     )
+
+
+def _other_unit(target: float, low: float, high: float) -> str:
+  """Hint where a target would fit the range [ms] in another unit."""
+  for unit, ms, table_unit in (
+    ('seconds', 1e3, 'microseconds'),
+    ('microseconds', 1e-3, 'seconds'),
+  ):
+    # Twice as wide as the range: a wrong unit may miss it by a little, too.
+    if low / 2 <= target * ms <= 2 * high:
+      return (
+        f'; {target:g} looks like {unit}: search.target_ms is in ms (or the '
+        f'table, whose times must be in ms, is in {table_unit})'
+      )
+  return ''
 
 
 def make_search(

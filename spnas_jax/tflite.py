@@ -94,7 +94,7 @@ def operations(model: bytes) -> list[str]:
 
   Operations that are not built in are spelled 'CUSTOM:name'.
   """
-  root, codes = _unpack(model)
+  root, codes = unpack(model)
   return [codes[o.opcodeIndex] for o in root.subgraphs[0].operators]
 
 
@@ -105,9 +105,7 @@ def with_any_batch(model: bytes) -> bytes:
   changed are declared shapes, and RESHAPE's constants. (Converting a function
   of unknown batch size instead leaves batch norm and activations unfused.)
   """
-  import flatbuffers
-
-  root, codes = _unpack(model)
+  root, codes = unpack(model)
   graph = root.subgraphs[0]
   batched = set(graph.inputs)
   for operator in graph.operators:
@@ -124,12 +122,10 @@ def with_any_batch(model: bytes) -> bytes:
   for index in batched:
     tensor = graph.tensors[index]
     tensor.shapeSignature = np.array([-1, *tensor.shape[1:]], np.int32)
-  builder = flatbuffers.Builder(len(model))
-  builder.Finish(root.Pack(builder), b'TFL3')
-  return bytes(builder.Output())
+  return pack(root)
 
 
-def _unpack(model: bytes) -> tuple[Any, list[str]]:
+def unpack(model: bytes) -> tuple[Any, list[str]]:
   """The model as objects, and the names of its operation codes."""
   from ai_edge_litert import schema_py_generated as schema
 
@@ -147,6 +143,15 @@ def _unpack(model: bytes) -> tuple[Any, list[str]]:
       name += f':{code.customCode.decode()}'
     codes.append(name)
   return root, codes
+
+
+def pack(root: Any) -> bytes:
+  """A model's bytes; the other direction of `unpack`."""
+  import flatbuffers
+
+  builder = flatbuffers.Builder(0)
+  builder.Finish(root.Pack(builder), b'TFL3')
+  return bytes(builder.Output())
 
 
 def interpreter(model: bytes, threads: int = 1) -> Any:
@@ -188,18 +193,22 @@ def run(model: bytes, images: np.ndarray) -> np.ndarray:
 
   Args:
     model: one input [1 or any, H, W, C], one output [same, N].
-    images: [B, H, W, C]; real numbers are translated where the input takes
-      integers.
+    images: [B, H, W, C] in the unit of the model's input, pixels or normalised;
+      translated where the input takes integers.
 
   Returns:
     [B, N] float32; integer outputs are translated back to real numbers.
+
+  Raises:
+    ValueError: the input takes integers, and `images` cannot be in its unit.
   """
   runner = interpreter(model)
   (source,) = runner.get_input_details()
   (target,) = runner.get_output_details()
   scale, zero = source['quantization']
-  if scale and np.issubdtype(images.dtype, np.floating):
+  if scale:
     limits = np.iinfo(source['dtype'])
+    _check_unit(images, *((n - zero) * scale for n in (limits.min, limits.max)))
     images = np.rint(images / scale + zero).clip(limits.min, limits.max)
   batch = int(source['shape'][0])
   outputs = []
@@ -213,6 +222,30 @@ def run(model: bytes, images: np.ndarray) -> np.ndarray:
   result = np.concatenate(outputs).astype(np.float32)
   scale, zero = target['quantization']
   return (result - zero) * scale if scale else result
+
+
+def _check_unit(images: np.ndarray, low: float, high: float) -> None:
+  """Refuses pixels where normalised numbers are due, and the other way.
+
+  Args:
+    images: what an integer input is to be fed with.
+    low, high: numbers that its integers can say.
+  """
+  least, most = float(images.min()), float(images.max())
+  width = high - low
+  if (low, high) == (0, 255):
+    wanted = 'whole numbers, the pixels'
+    fits = low <= least and most <= high
+    fits = fits and np.array_equal(images, np.rint(images))
+  else:
+    wanted = 'normalised images'
+    # Whatever was calibrated with: an image has been seen to go a bit further.
+    fits = low - width < least and most < high + width
+  if not fits:
+    raise ValueError(
+      f'the model takes {wanted} {low:.4g} to {high:.4g}, these images are '
+      f'{least:.4g} to {most:.4g}'
+    )
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """Phones: what benchmark_model writes, which phone, and what goes wrong."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -243,6 +244,10 @@ elif what[1] == 'getprop':
 elif what[1].startswith('rm -rf'):
   for file in phone.glob(what[1].split()[2].strip('/').replace('/', '|') + '*'):
     file.unlink()
+elif what[1].startswith('test -s'):
+  print('there' if local(what[1].split()[2]).exists() else 'none')
+elif broken == 'conditions' and what[1].startswith(('dumpsys', 'cat')):
+  sys.exit(1)  # As `cat` does where governors may not be read.
 elif what[1].startswith('dumpsys'):
   print('  level: 80\\n  temperature: 285')
 elif what[1].startswith('cat'):
@@ -256,9 +261,17 @@ elif '/benchmark_model' in what[1] and not what[1].startswith('chmod'):
     sys.exit("error: device 'P1' not found")
   flags = dict(re.findall(r'--(\\w+)=(\\S+)', what[1]))
   size = local(flags['graph']).stat().st_size
-  profile = phone / ('profile.' + flags.get('op_profiling_output_mode', ''))
-  if profile.exists():
-    shutil.copy(profile, local(flags['op_profiling_output_file']))
+  if broken == 'strict' and 'op_profiling_output_mode' in flags:
+    sys.exit('unknown flag')
+  # It knows the flags for which the phone's folder has a file to give.
+  for flag, mode in (
+    ('op_profiling_output_file', flags.get('op_profiling_output_mode')),
+    ('profiling_output_csv_file', 'old'),
+  ):
+    if flag in flags and (phone / f'profile.{{mode}}').exists():
+      shutil.copy(phone / f'profile.{{mode}}', local(flags[flag]))
+    elif flag in flags:
+      print(f'WARN: Unconsumed cmdline flags: --{{flag}}')
   print('Inference timings in us: Init: 1, First inference: 2, Warmup (avg): '
         f'3, Inference (avg): {{size}}.5')
 """
@@ -348,6 +361,56 @@ def test_adb_operation_times(phone, binary, model):
   (phone / 'profile.proto').write_bytes(profile_proto([('ADD', [500])]))
   assert device.operation_times(model, 9) == [OperationTime('ADD', 0.5, 1)]
   assert left_on(phone) == []
+
+
+@pytest.mark.parametrize('broken', ['', 'strict'])
+def test_operation_times_of_a_program_that_knows_the_older_flag_only(
+  phone, binary, model, broken
+):
+  (phone / 'broken').write_text(broken)
+  (phone / 'profile.old').write_text(
+    csv_table('Run Order', [('ADD', 0.25, 'x:0')])
+  )
+  device = attach(binary)
+  assert device.operation_times(model, 9) == [OperationTime('ADD', 0.25, 9)]
+  assert left_on(phone) == []
+
+
+@pytest.mark.parametrize(
+  ('broken', 'said'),
+  [
+    ('', 'knows no flag'),
+    ('push', 'No space left on device'),
+    ('gone', "'P1' not found"),
+    ('hang', r'no answer in 0\.5 s'),
+  ],
+)
+def test_no_operation_times_are_a_line_and_no_error(
+  phone, binary, model, capsys, broken, said
+):
+  (phone / 'broken').write_text(broken)
+  device = attach(binary, timeout_seconds=0.5 if broken == 'hang' else 60.0)
+  assert device.operation_times(model, 9) == []
+  (line,) = capsys.readouterr().out.splitlines()
+  assert re.search(said, line)
+  assert left_on(phone) == []
+
+
+@pytest.mark.parametrize(
+  'content', [b'', b'no protobuf, no table', b'===== Run Order =====\na\nb,c']
+)
+def test_a_damaged_profile_is_no_error(phone, binary, model, capsys, content):
+  for mode in ('proto', 'csv', 'old'):
+    (phone / f'profile.{mode}').write_bytes(content)
+  assert attach(binary).operation_times(model, 9) == []
+  assert 'left out' in capsys.readouterr().out
+
+
+def test_conditions_that_cannot_be_read_are_no_error(phone, binary):
+  (phone / 'broken').write_text('conditions')
+  conditions = attach(binary).conditions()
+  assert conditions['battery_celsius'] is None
+  assert conditions['governors'] == []
 
 
 def test_adb_needs_its_program(tmp_path):

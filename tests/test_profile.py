@@ -141,6 +141,7 @@ def test_layers_from_a_device_that_tells_operations(
     return [OperationTime(str(i), float(i), runs) for i in range(11)]
 
   monkeypatch.setattr(device, 'operation_times', tell)
+  device.tells_operations = True
   result = profile.run(c, Workdir(run_dir))
   measured = [row['measured_ms'] for row in result['layers']]
   assert measured == [0, 1 + 2 + 3, 4 + 5 + 6 + 7, 8 + 9 + 10]
