@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax import measuring, zoo
 from spnas_jax.architecture import Architecture, num_macs, num_params
+from spnas_jax.config import dataset_facts
 from spnas_jax.console import say
 from spnas_jax.devices import Device, open_device
 from spnas_jax.errors import UserError
@@ -284,6 +285,7 @@ def _blank(name: str, status: str) -> dict[str, Any]:
 
 def spell(config: ConfigDict, rows: list[dict[str, Any]]) -> str:
   """The rows as the paper's Table 1."""
+  useful = dataset_facts(config).num_classes > 5  # Top-5, that is.
   lines = [
     f'compare_zoo: {config.dataset.name} at {config.dataset.image_size} px, '
     f'{config.train.epochs:g} epochs each',
@@ -297,9 +299,10 @@ def spell(config: ConfigDict, rows: list[dict[str, Any]]) -> str:
     width = '-' if row['width'] is None else f'{row["width"]:g}'
     epochs = row['search_epochs']
     mark = '~' if row['ms_kind'] == 'predicted' else ''
+    top5 = _number(row, 'top5', 100) if useful else '-'
     lines.append(
       f'{row["name"]:21} {width:>5} {_number(row, "top1", 100):>14} '
-      f'{_number(row, "top5", 100):>14} {mark + _number(row, "ms"):>14} '
+      f'{top5:>14} {mark + _number(row, "ms"):>14} '
       f'{row["params"]:>12,.0f} '
       f'{"-" if epochs is None else f"{epochs:,g}":>14}'
     )

@@ -85,6 +85,8 @@ def gather(config: ConfigDict, workdir: Workdir) -> Findings:
       return None
 
   found.arch = attempt('The network', _read_architecture, workdir)
+  if found.arch and found.arch.num_classes <= 5:
+    found.results = without_top5(found.results)
   found.search_curves, found.train_curves = (
     attempt(f'What {stage} logged', read_curves, workdir / stage / 'events')
     or {}
@@ -119,6 +121,19 @@ def gather(config: ConfigDict, workdir: Workdir) -> Findings:
     'The latency table', _read_table, config, workdir, search
   )
   return found
+
+
+def without_top5(value: Any) -> Any:
+  """Results but for 'top5', which is always 1 where there are five classes."""
+  if isinstance(value, list):
+    return [without_top5(item) for item in value]
+  if not isinstance(value, dict):
+    return value
+  return {
+    key: without_top5(item)
+    for key, item in value.items()
+    if not key.startswith('top5')
+  }
 
 
 def _read_architecture(workdir: Workdir) -> Architecture | None:

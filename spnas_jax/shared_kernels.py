@@ -19,7 +19,11 @@ from ml_collections import ConfigDict
 from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.console import say
 from spnas_jax.convnet import ConvNet
-from spnas_jax.evaluate import convnet_eval_step, score_split
+from spnas_jax.evaluate import (
+  convnet_eval_step,
+  score_split,
+  spell_scores,
+)
 from spnas_jax.loop import run_steps
 from spnas_jax.objective import cross_entropy, objective
 from spnas_jax.optimizer import decayed, grouped, weight_optimizer
@@ -61,10 +65,7 @@ def shared_kernels(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
       config, config.train, supernet, state.ema_params, _gates(space, i)
     )
   for name, scores in result.items():
-    say(
-      f'ablate: {name} top-1 {100 * scores["top1"]:.2f}% top-5 '
-      f'{100 * scores["top5"]:.2f}%'
-    )
+    say(f'ablate: {name} {spell_scores(scores, space.num_classes)}')
   return result
 
 

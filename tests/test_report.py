@@ -10,6 +10,7 @@ import pytest
 from fake_workdir import fill, small_config
 
 from spnas_jax import report, report_data, zoo
+from spnas_jax.architecture import Architecture
 from spnas_jax.config import make_space
 from spnas_jax.errors import UserError
 from spnas_jax.latency import LatencyTable
@@ -314,3 +315,17 @@ def test_measured_and_predicted_latencies_are_not_mixed(config, full):
   assert kind == 'measured'
   assert families == {'a': [(2.0, 0.5), (3.0, 0.6)]}
   assert own == [(2.5, 0.7)]
+
+
+@pytest.mark.parametrize('classes', [5, 6])
+def test_top_5_of_five_classes_is_left_out(classes, tmp_path):
+  """It is always 100%: no number, no row, no column says it."""
+  config = small_config()
+  workdir = fill(config, tmp_path)
+  arch = Architecture.from_json((tmp_path / 'architecture.json').read_text())
+  workdir.write(
+    'architecture.json', arch.replace(num_classes=classes).to_json()
+  )
+  report.run(config, workdir)
+  page = (tmp_path / 'report' / 'index.html').read_text()
+  assert ('top-5' in page.lower()) == (classes == 6)

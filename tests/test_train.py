@@ -174,3 +174,9 @@ def test_only_networks_of_the_space_can_inherit(learned):
   with pytest.raises(UserError, match='not in the space'):
     train.run(config, workdir)
   assert not (folder / 'train').exists()
+
+
+def test_top_5_of_up_to_five_classes_is_not_said():
+  scores = {'top1': 0.9, 'top5': 1.0}
+  assert evaluate.spell_scores(scores, 5) == 'top-1 90.00%'
+  assert evaluate.spell_scores(scores, 6) == 'top-1 90.00%, top-5 100.00%'
