@@ -31,7 +31,6 @@ from spnas_jax.console import say
 from spnas_jax.loop import take
 from spnas_jax.objective import cross_entropy
 from spnas_jax.parallel import AXIS, replicate
-from spnas_jax.random_search import score_from_scratch
 from spnas_jax.run_setup import check_recipe, check_split
 from spnas_jax.search_record import check_finished, finished_search
 from spnas_jax.search_setup import load_table
@@ -40,6 +39,7 @@ from spnas_jax.shared_kernels import shared_kernels
 from spnas_jax.space import SearchSpace
 from spnas_jax.subnets import Subnets
 from spnas_jax.supernet import SuperNet
+from spnas_jax.trained import score_from_scratch
 from spnas_jax.workdir import Workdir, stage_inputs
 
 

@@ -12,56 +12,12 @@ import json
 from typing import Any
 
 from spnas_jax import block_strings
-from spnas_jax.block_strings import OPS
+from spnas_jax.block import OPS, Block
 from spnas_jax.errors import UserError
 
 SCHEMA = 1
 ACTIVATIONS = ('relu', 'relu6')
 PADDINGS = ('same', 'symmetric')
-
-
-@dataclasses.dataclass(frozen=True)
-class Block:
-  """One block of the trunk.
-
-  Attributes:
-    op: 'ir' = 1x1 expand, k x k depthwise, [squeeze-and-excitation], linear 1x1
-      projection (MBConv; the expand convolution is there even at expansion 1);
-      'ds' = depthwise, linear 1x1 (no expand); 'dsa' = the same with an
-      activation behind the 1x1 (MobileNetV1).
-    kernel: depthwise kernel size, odd.
-    stride: 1 or 2.
-    in_channels: channels coming in.
-    out_channels: channels going out.
-    expansion: channels of the depthwise stage over `in_channels`.
-    squeeze_ratio: squeeze width over `in_channels`; 0 = no squeeze-and-
-      excitation.
-    residual: input is added to the output.
-    groups: groups of both 1x1 convolutions; more than 1 puts a channel shuffle
-      behind the first (FBNet).
-  """
-
-  op: str
-  kernel: int
-  stride: int
-  in_channels: int
-  out_channels: int
-  expansion: int = 1
-  squeeze_ratio: float = 0.0
-  residual: bool = False
-  groups: int = 1
-
-  @property
-  def mid_channels(self) -> int:
-    """Channels of the depthwise stage."""
-    return self.in_channels * self.expansion
-
-  @property
-  def squeeze_channels(self) -> int:
-    """Width of the squeeze, 0 where there is none (MnasNet: of the input)."""
-    if not self.squeeze_ratio:
-      return 0
-    return max(1, int(self.in_channels * self.squeeze_ratio))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +109,7 @@ class Architecture:
 
   def to_string(self) -> str:
     """The structure in the field's block notation, see `block_strings`."""
-    return block_strings.render(self)
+    return block_strings.render(vars(self), self.blocks)
 
   @classmethod
   def from_string(cls, text: str, **style) -> Architecture:
@@ -164,7 +120,7 @@ class Architecture:
         fit together.
     """
     frame, blocks = block_strings.parse(text)
-    return cls(blocks=tuple(Block(**b) for b in blocks), **frame, **style)
+    return cls(blocks=tuple(blocks), **frame, **style)
 
 
 def round_channels(wanted: float) -> int:

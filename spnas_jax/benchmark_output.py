@@ -9,6 +9,7 @@ import math
 import re
 from typing import Any
 
+from spnas_jax.console import last_line
 from spnas_jax.devices import OperationTime
 from spnas_jax.errors import UserError
 from spnas_jax.tensorflow_setup import load_tensorflow
@@ -143,9 +144,3 @@ def _innermost(
   if not graph:
     raise UserError('benchmark_model wrote a profile without operations')
   return graph
-
-
-def last_line(text: str) -> str:
-  """The last line that says something, for messages of one line."""
-  lines = [line.strip() for line in text.splitlines() if line.strip()]
-  return lines[-1][:200] if lines else 'it printed nothing'

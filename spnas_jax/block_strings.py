@@ -3,24 +3,18 @@
 `ir_r3_k3_s2_e3_c24` is three inverted residual blocks with kernel 3 and
 expansion 3 that give 24 channels, the first with stride 2. Structure only:
 activation, batch norm, padding and provenance are not in it.
-
-Works on attributes and plain fields, so that `architecture.py` can import it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import re
-import typing
+from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
+from spnas_jax.block import OPS, Block
 from spnas_jax.errors import UserError
-
-if typing.TYPE_CHECKING:
-  from spnas_jax.architecture import Architecture, Block
-
-OPS = ('ir', 'ds', 'dsa')
 
 _KEYS = {'stem': ('k', 's', 'i', 'c'), 'head': ('c',), 'fc': ('c',)}
 _BLOCK_KEYS = ('r', 'k', 's', 'e', 'c', 'se', 'g', 'skip', 'noskip')
@@ -29,15 +23,15 @@ _BLOCK_KEYS = ('r', 'k', 's', 'e', 'c', 'se', 'g', 'skip', 'noskip')
 # --- writing ------------------------------------------------------------------
 
 
-def render(arch: Architecture) -> str:
-  """The line of a network; equal neighbours are folded into repeats."""
+def render(frame: dict[str, Any], blocks: Sequence[Block]) -> str:
+  """`parse`'s inverse; equal neighbours are folded into repeats."""
   words = [
-    f'stem_k{arch.stem_kernel}_s{arch.stem_stride}'
-    f'_i{arch.input_channels}_c{arch.stem_channels}'
+    f'stem_k{frame["stem_kernel"]}_s{frame["stem_stride"]}'
+    f'_i{frame["input_channels"]}_c{frame["stem_channels"]}'
   ]
   i = 0
-  while i < len(arch.blocks):
-    first = arch.blocks[i]
+  while i < len(blocks):
+    first = blocks[i]
     following = dataclasses.replace(
       first,
       stride=1,
@@ -48,13 +42,13 @@ def render(arch: Architecture) -> str:
     if first.residual == _default_residual(
       first.op, first.stride, first.in_channels == first.out_channels
     ):
-      while arch.blocks[i + repeats : i + repeats + 1] == (following,):
+      while tuple(blocks[i + repeats : i + repeats + 1]) == (following,):
         repeats += 1
     words.append(_block_word(first, repeats))
     i += repeats
-  if arch.head_channels:
-    words.append(f'head_c{arch.head_channels}')
-  words.append(f'fc_c{arch.num_classes}')
+  if frame['head_channels']:
+    words.append(f'head_c{frame["head_channels"]}')
+  words.append(f'fc_c{frame["num_classes"]}')
   return ' '.join(words)
 
 
@@ -86,17 +80,17 @@ def _default_residual(op: str, stride: int, same_channels: bool) -> bool:
 # --- reading ------------------------------------------------------------------
 
 
-def parse(text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def parse(text: str) -> tuple[dict[str, Any], list[Block]]:
   """Reads `render`'s line.
 
   Returns:
-    (fields of `Architecture` without its blocks, fields of every `Block`).
+    (fields of `Architecture` without its blocks, the blocks).
 
   Raises:
     UserError: a word that is not in the notation, or is out of place.
   """
   stem: dict[str, str] = {}
-  blocks: list[dict[str, Any]] = []
+  blocks: list[Block] = []
   head_channels = num_classes = 0
   channels = 0
   place = 0
@@ -117,7 +111,7 @@ def parse(text: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
       num_classes = _number(word, values, 'c')
     else:
       blocks += _parse_blocks(word, op, values, channels)
-      channels = blocks[-1]['out_channels']
+      channels = blocks[-1].out_channels
   if not stem:
     raise UserError('architecture string: the stem_k3_s2_i3_c32 word is absent')
   frame = {
@@ -166,8 +160,8 @@ def _number(
 
 def _parse_blocks(
   word: str, op: str, values: dict[str, str], channels: int
-) -> list[dict[str, Any]]:
-  """Fields of the blocks of one word; `channels` come in."""
+) -> list[Block]:
+  """The blocks of one word; `channels` come in."""
   out = _number(word, values, 'c')
   repeats = _number(word, values, 'r', 1)
   if not repeats:
@@ -183,17 +177,17 @@ def _parse_blocks(
     stride = _number(word, values, 's', 1) if i == 0 else 1
     residual = _default_residual(op, stride, channels == out)
     blocks.append(
-      {
-        'op': op,
-        'kernel': _number(word, values, 'k'),
-        'stride': stride,
-        'in_channels': channels,
-        'out_channels': out,
-        'expansion': _number(word, values, 'e', 1),
-        'squeeze_ratio': ratio,
-        'residual': (residual or 'skip' in values) and 'noskip' not in values,
-        'groups': _number(word, values, 'g', 1),
-      }
+      Block(
+        op=op,
+        kernel=_number(word, values, 'k'),
+        stride=stride,
+        in_channels=channels,
+        out_channels=out,
+        expansion=_number(word, values, 'e', 1),
+        squeeze_ratio=ratio,
+        residual=(residual or 'skip' in values) and 'noskip' not in values,
+        groups=_number(word, values, 'g', 1),
+      )
     )
     channels = out
   return blocks

@@ -23,7 +23,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.compile import image_shape
 from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.console import say
 from spnas_jax.contestants import (
@@ -38,7 +37,12 @@ from spnas_jax.input_pipeline import prefetch_to_devices
 from spnas_jax.latency import LatencyTable
 from spnas_jax.loop import run_steps
 from spnas_jax.parallel import AXIS, pmap_step, replicate
-from spnas_jax.run_setup import check_batch, check_data, device_batches
+from spnas_jax.run_setup import (
+  check_batch,
+  check_data,
+  device_batches,
+  image_shape,
+)
 from spnas_jax.search_setup import load_table, search_inputs
 from spnas_jax.tpu_compiler import (
   GIB,

@@ -19,14 +19,15 @@ from spnas_jax import measuring, zoo
 from spnas_jax.architecture import Architecture, num_macs, num_params
 from spnas_jax.config import dataset_facts
 from spnas_jax.console import say
-from spnas_jax.devices import Device, open_device
+from spnas_jax.devices import Device
 from spnas_jax.errors import UserError
 from spnas_jax.latency import LatencyTable
-from spnas_jax.random_search import score_from_scratch
+from spnas_jax.open_device import open_device
 from spnas_jax.routes import found_network, zoo_network
 from spnas_jax.run_setup import check_recipe, check_split
 from spnas_jax.search_setup import load_table
 from spnas_jax.table_entries import network_tflite
+from spnas_jax.trained import score_from_scratch
 from spnas_jax.workdir import Workdir, differences, fingerprint, stage_inputs
 
 STAGE = 'compare_zoo'

@@ -14,11 +14,11 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from spnas_jax.config import dataset_facts, make_space
+from spnas_jax.config import make_space
 from spnas_jax.console import say
 from spnas_jax.errors import UserError
 from spnas_jax.routes import resolve_architecture
-from spnas_jax.run_setup import init_variables
+from spnas_jax.run_setup import image_shape, init_variables
 from spnas_jax.search_setup import (
   create_state,
   load_table,
@@ -35,8 +35,8 @@ from spnas_jax.tpu_compiler import (
   tpu_devices,
   try_batch,
 )
-from spnas_jax.train import training_parts
 from spnas_jax.train_state import TrainState
+from spnas_jax.trained import training_parts
 from spnas_jax.workdir import Workdir, stage_inputs
 
 SYNCHRONISED = (
@@ -131,12 +131,6 @@ def train_program(config: ConfigDict, workdir: Workdir) -> tuple[Program, str]:
     recipe.dtype,
   )
   return program, arch.to_string()
-
-
-def image_shape(config: ConfigDict) -> tuple[int, int, int]:
-  """[H, W, C] of the configured images."""
-  size = config.dataset.image_size
-  return size, size, dataset_facts(config).channels
 
 
 def _report(r: dict[str, Any]) -> None:

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.compile import image_shape
 from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.gates import decide
 from spnas_jax.latency import LatencyTable
@@ -29,7 +28,7 @@ from spnas_jax.multipath_step import (
 )
 from spnas_jax.parallel import AXIS
 from spnas_jax.projection import project, project_likelihoods
-from spnas_jax.run_setup import init_variables
+from spnas_jax.run_setup import image_shape, init_variables
 from spnas_jax.schedules import Phases, learning_rate_schedule
 from spnas_jax.search_setup import create_state, make_search, resolve_target
 from spnas_jax.search_step import make_search_step

@@ -14,8 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from spnas_jax import benchmark_output
-from spnas_jax.benchmark_output import last_line
-from spnas_jax.console import say
+from spnas_jax.console import last_line, say
 from spnas_jax.devices import Device, OperationTime, Take
 from spnas_jax.errors import UserError
 

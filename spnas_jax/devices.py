@@ -17,9 +17,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
-
-from spnas_jax.errors import UserError
 
 Samples = dict[str, list[float]]
 Take = Callable[[str], float]
@@ -165,26 +162,3 @@ def summarise(samples: Sequence[float], quantile: float) -> Timing:
     spread_ms=float(high - low),
     count=len(samples),
   )
-
-
-def open_device(config: ConfigDict) -> Device:
-  """The device of `config.device`, with the settings of `config.profile`.
-
-  Raises:
-    UserError: there is no such device, or it cannot be reached.
-  """
-  if config.device == 'host':
-    from spnas_jax.device_host import HostDevice
-
-    return HostDevice(threads=config.profile.threads)
-  if config.device == 'adb':
-    from spnas_jax.device_adb import AdbDevice
-
-    return AdbDevice(
-      serial=config.profile.adb_serial,
-      benchmark_model=config.profile.benchmark_model,
-      threads=config.profile.threads,
-      cooldown_seconds=config.profile.cooldown_seconds,
-      timeout_seconds=config.profile.timeout_seconds,
-    )
-  raise UserError(f"device is {config.device!r}, allowed: 'host', 'adb'")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,75 +24,16 @@ from spnas_jax.architecture import Architecture
 from spnas_jax.config import dataset_facts
 from spnas_jax.console import say
 from spnas_jax.convnet import ConvNet
+from spnas_jax.network_export import FILES, to_tflite
+from spnas_jax.trained import load_trained, trained_hash
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs, versions
 
 SIDECAR_SCHEMA = 1
-# precision -> (file, ending of result keys; the float32 file needs none).
-FILES = {
-  'float32': ('model.tflite', ''),
-  'float16': ('model_fp16.tflite', '_fp16'),
-  'int8': ('model_int8.tflite', '_int8'),
-}
 # Images per step of the JAX network that the files are compared with.
 _CHECK_BATCH = 32
 # Of float32 logits, over their range: more is not rounding but another network
 # or another input, such as pixels where normalised images are due.
 _MOST_REL_DIFF = 1e-2
-
-
-def to_tflite(
-  arch: Architecture,
-  variables: dict[str, Any],
-  image_size: int,
-  *,
-  precision: str = 'float32',
-  scale_and_offset: tuple[np.ndarray, np.ndarray] | None = None,
-  calibration: Iterable[np.ndarray] | None = None,
-  batch_size: int = 1,
-) -> bytes:
-  """A network as a TFLite model of builtin operations.
-
-  By default the bare float32 network: input [1, H, W, C], already normalised,
-  output logits [1, num_classes]. Batch norm is folded, activations are fused.
-
-  Args:
-    arch: the network.
-    variables: {'params', 'batch_stats'} of `ConvNet(arch)`.
-    image_size: side of the input, px.
-    precision: 'float32', 'float16' or 'int8', see `tflite.convert`.
-    scale_and_offset: [C] each; puts `pixels * scale + offset` in front, two
-      more operations, so that the input are pixels 0..255.
-    calibration: 'int8' only: inputs [H, W, C] as the model gets them.
-    batch_size: images of one inference; 0 = any number.
-
-  Returns:
-    The model's bytes. int8: a `NarrowRange` warning names layers that gave
-    nothing but 0 on all of `calibration`.
-  """
-  network = ConvNet(arch, implementation='primitive')
-  # Arrays of an accelerator cannot become constants of a CPU's program.
-  variables = jax.device_get(variables)
-
-  def logits(images):
-    if scale_and_offset is not None:
-      scale, offset = scale_and_offset
-      images = images * scale[None, None, None] + offset[None, None, None]
-    return network.apply(variables, images)
-
-  batch = batch_size or 1
-  if calibration is not None:
-    calibration = (
-      np.broadcast_to(image, (batch, *image.shape)) for image in calibration
-    )
-  model = tflite.convert(
-    logits,
-    (batch, image_size, image_size, arch.input_channels),
-    precision=precision,
-    calibration=calibration,
-  )
-  if precision == 'int8':
-    model = int8_ranges.widen(model)
-  return model if batch_size else tflite.with_any_batch(model)
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
@@ -104,8 +45,6 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   Raises:
     UserError: nothing was trained in the workdir.
   """
-  from spnas_jax.train import load_trained, trained_hash
-
   inputs = stage_inputs(
     config, 'seed', 'dataset', 'export', trained=trained_hash(workdir)
   )

@@ -24,7 +24,6 @@ import dataclasses
 import functools
 from typing import Any, NamedTuple
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,13 +40,6 @@ from spnas_jax.supernet import layer_name
 
 # float32 on TPUs, too.
 _dot = functools.partial(jnp.dot, precision='highest')
-
-
-class Gates(flax.struct.PyTreeNode):
-  """Decisions or probabilities of a space's gates, float32 [num_gates]."""
-
-  values: Array
-  space: SearchSpace = flax.struct.field(pytree_node=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,7 +24,8 @@ from flax import traverse_util
 
 from spnas_jax import int8_ranges, tflite
 from spnas_jax.architecture import Architecture
-from spnas_jax.benchmark_output import last_line
+from spnas_jax.console import last_line
+from spnas_jax.network_export import to_tflite
 
 # How long it may take: to start and convert, and for each image that is
 # calibrated with or classified. Some hundred times what two cores need.
@@ -127,8 +128,6 @@ def _run(folder: pathlib.Path, seconds: float) -> str:
 
 def main(folder: pathlib.Path) -> None:
   """What the other process does; files in `folder` are question and answer."""
-  from spnas_jax.export import to_tflite
-
   request = json.loads((folder / 'request.json').read_text())
   pair = request['scale_and_offset']
   with np.load(folder / 'variables.npz') as arrays:

@@ -277,17 +277,6 @@ class LatencyTable:
       high += float(own.max())
     return low, high
 
-  def runtime(self, gates, form: str = 'exact'):
-    """Differentiable latency of gates, float32 [] ms; see `runtime.py`.
-
-    Args:
-      gates: a `spnas_jax.gates.Gates`.
-      form: 'exact' or 'factorised' (the paper's Eqs 11-12).
-    """
-    from spnas_jax import runtime  # JAX is needed here only.
-
-    return runtime.RuntimeModel.of(self, gates.space)(gates.values, form)
-
 
 def network_keys(arch: Architecture, image_size: int) -> tuple[str, ...]:
   """Keys by shape of everything a network runs: stem, blocks, head."""

@@ -17,12 +17,13 @@ from ml_collections import ConfigDict
 
 from spnas_jax import measuring, tflite
 from spnas_jax.architecture import Architecture
-from spnas_jax.build_table import spell
 from spnas_jax.console import say
-from spnas_jax.devices import Device, OperationTime, Timing, open_device
+from spnas_jax.devices import Device, OperationTime, Timing
 from spnas_jax.errors import UserError
-from spnas_jax.export import FILES
 from spnas_jax.latency import LatencyTable, network_keys
+from spnas_jax.network_export import FILES
+from spnas_jax.open_device import open_device
+from spnas_jax.table_building import spell
 from spnas_jax.table_entries import network_tflite
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
 

@@ -7,27 +7,24 @@ workdir's search found, if there is one, under the same seeds.
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.architecture import Architecture, num_params
+from spnas_jax.architecture import Architecture
 from spnas_jax.config import make_space
 from spnas_jax.console import say
-from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
-from spnas_jax.evaluate import convnet_eval_step, score_split
 from spnas_jax.latency import LatencyTable
 from spnas_jax.routes import found_network
 from spnas_jax.run_setup import check_recipe, check_split
 from spnas_jax.search_setup import load_table, resolve_target, search_inputs
 from spnas_jax.significance import difference, network_means
 from spnas_jax.space import SearchSpace
-from spnas_jax.train import train_network
-from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
+from spnas_jax.trained import score_from_scratch
+from spnas_jax.workdir import Workdir, stage_inputs
 
 # Draws without a network in the band before giving up.
 MAX_DRAWS = 200_000
@@ -136,44 +133,6 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   return workdir.finish(
     'random_search', inputs, result, time.monotonic() - start
   )
-
-
-def score_from_scratch(
-  config: ConfigDict,
-  workdir: Workdir,
-  stage: str,
-  arch: Architecture,
-  seed: int,
-  table: LatencyTable | None,
-) -> dict[str, Any]:
-  """Trains and scores one network; a row that exists is read, not redone.
-
-  Returns:
-    {'architecture', 'seed', 'predicted_ms' (None without a table), 'params',
-    'top1', 'top5' (fractions), 'cross_entropy', 'seconds'}.
-  """
-  name = f'{stage}/{fingerprint({"arch": arch.to_string(), "seed": seed})}'
-  path = workdir / name / 'row.json'
-  if path.exists():
-    return json.loads(path.read_text())
-  start = time.monotonic()
-  state = train_network(config, workdir, name, arch, seed=seed)
-  scores = score_split(
-    convnet_eval_step(ConvNet(arch)),
-    {'params': state.ema_params, 'batch_stats': state.ema_batch_stats},
-    config,
-    config.evaluate.split,
-  )
-  row = {
-    'architecture': arch.to_string(),
-    'seed': seed,
-    'predicted_ms': None if table is None else table.predict(arch),
-    'params': num_params(arch),
-    **scores,
-    'seconds': round(time.monotonic() - start, 3),
-  }
-  workdir.write(f'{name}/row.json', json.dumps(row, indent=1))
-  return row
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

@@ -90,3 +90,9 @@ def init_variables(model, image_size: int, channels: int, seed: int, *args):
     return model.init(key, images, *args)
 
   return init(jax.random.key(seed))
+
+
+def image_shape(config: ConfigDict) -> tuple[int, int, int]:
+  """[H, W, C] of the configured images."""
+  size = config.dataset.image_size
+  return size, size, dataset_facts(config).channels

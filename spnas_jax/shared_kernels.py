@@ -19,23 +19,19 @@ from ml_collections import ConfigDict
 from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.console import say
 from spnas_jax.convnet import ConvNet
-from spnas_jax.evaluate import (
-  convnet_eval_step,
-  score_split,
-  spell_scores,
-)
 from spnas_jax.loop import run_steps
 from spnas_jax.objective import cross_entropy, objective
 from spnas_jax.optimizer import decayed, grouped, weight_optimizer
 from spnas_jax.parallel import AXIS, pmap_step
 from spnas_jax.run_setup import device_batches, init_variables
 from spnas_jax.schedules import learning_rate_schedule
+from spnas_jax.scoring import convnet_eval_step, score_split, spell_scores
 from spnas_jax.space import Choice, SearchSpace
 from spnas_jax.steps import accuracy, apply_gradients, dropout_mask
 from spnas_jax.subnets import forced_scores
 from spnas_jax.supernet import SuperNet
-from spnas_jax.train import train_network
 from spnas_jax.train_state import TrainState
+from spnas_jax.trained import train_network
 from spnas_jax.workdir import Workdir
 
 

@@ -16,10 +16,10 @@ from ml_collections import ConfigDict
 
 from spnas_jax import input_pipeline
 from spnas_jax.batch_norm import estimate_batch_stats
-from spnas_jax.evaluate import score_split
 from spnas_jax.loop import take
 from spnas_jax.parallel import AXIS, pmap_eval, replicate
 from spnas_jax.run_setup import device_batches
+from spnas_jax.scoring import score_split
 from spnas_jax.steps import make_eval_step
 from spnas_jax.supernet import SuperNet
 

@@ -12,17 +12,18 @@ from scipy import stats
 
 from spnas_jax import measuring
 from spnas_jax.architecture import Architecture
-from spnas_jax.build_table import (
+from spnas_jax.config import make_space
+from spnas_jax.console import say
+from spnas_jax.devices import Timing
+from spnas_jax.errors import UserError
+from spnas_jax.latency import LatencyTable
+from spnas_jax.open_device import open_device
+from spnas_jax.space import SearchSpace
+from spnas_jax.table_building import (
   VALIDATION_STREAM,
   load_for,
   random_networks,
 )
-from spnas_jax.config import make_space
-from spnas_jax.console import say
-from spnas_jax.devices import Timing, open_device
-from spnas_jax.errors import UserError
-from spnas_jax.latency import LatencyTable
-from spnas_jax.space import SearchSpace
 from spnas_jax.table_entries import network_tflite
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
 

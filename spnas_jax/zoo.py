@@ -19,7 +19,7 @@ from spnas_jax.architecture import (
 from spnas_jax.errors import UserError
 
 if typing.TYPE_CHECKING:
-  from spnas_jax.latency import LatencyTable
+  pass
 
 STYLES = ('tf', 'torch')
 IMAGE_SIZE = 224
@@ -325,17 +325,13 @@ def adapt(
   return arch
 
 
-def listing(table: LatencyTable | None = None) -> list[dict[str, typing.Any]]:
+def listing() -> list[dict[str, typing.Any]]:
   """One row per network, ChamNet-B's figures included.
 
-  Args:
-    table: the Pixel 1 latency table; None = no predictions.
-
   Returns:
-    Rows {name, params, macs, pixel1_ms, top1, top5, source, note}: parameters
-    and multiply-adds at 224 px with 1000 classes, predicted ms (None without a
-    table or outside of its space), headline accuracies as fractions. What is
-    not known is None.
+    Rows {name, params, macs, top1, top5, source, note}: parameters and
+    multiply-adds at 224 px with 1000 classes, headline accuracies as fractions.
+    What is not known is None.
   """
   rows = []
   for name, facts in _PUBLISHED.items():
@@ -344,7 +340,6 @@ def listing(table: LatencyTable | None = None) -> list[dict[str, typing.Any]]:
       'name': name,
       'params': num_params(arch) if arch else None,
       'macs': num_macs(arch, IMAGE_SIZE) if arch else None,
-      'pixel1_ms': _predict(table, arch),
       'top1': facts[0].top1,
       'top5': facts[0].top5,
       'source': facts[0].source,
@@ -352,17 +347,6 @@ def listing(table: LatencyTable | None = None) -> list[dict[str, typing.Any]]:
     }
     rows.append(row)
   return rows
-
-
-def _predict(
-  table: LatencyTable | None, arch: Architecture | None
-) -> float | None:
-  if table is None or arch is None:
-    return None
-  try:
-    return table.predict(arch)
-  except UserError:  # The table has no entries for such a network.
-    return None
 
 
 def _round_channels(wanted: float) -> int:

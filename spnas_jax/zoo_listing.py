@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax import zoo
 from spnas_jax.console import say
+from spnas_jax.errors import UserError
 from spnas_jax.latency import LatencyTable
 from spnas_jax.startup import ROOT
 from spnas_jax.workdir import Workdir
@@ -16,7 +17,11 @@ from spnas_jax.workdir import Workdir
 def run(config: ConfigDict, workdir: Workdir) -> list[dict[str, Any]]:
   """Prints the listing and keeps it in results.json."""
   del config  # The listing is of facts.
-  rows = zoo.listing(LatencyTable.load(ROOT / 'latency' / 'pixel1.json'))
+  table = LatencyTable.load(ROOT / 'latency' / 'pixel1.json')
+  rows = [
+    {**row, 'pixel1_ms': predicted_ms(table, row['name'])}
+    for row in zoo.listing()
+  ]
   say(
     f'{"name":24} {"parameters":>11} {"MACs at 224":>13} {"Pixel 1 ms":>11} '
     f'{"top-1 / top-5 %, published":>27}'
@@ -34,3 +39,13 @@ def run(config: ConfigDict, workdir: Workdir) -> list[dict[str, Any]]:
       say(f'  {row["note"]}')
   workdir.record('zoo', rows)
   return rows
+
+
+def predicted_ms(table: LatencyTable, name: str) -> float | None:
+  """Latency of a zoo network; None where the table has no such operations."""
+  if name not in zoo.names():
+    return None  # Figures without layers.
+  try:
+    return table.predict(zoo.get(name))
+  except UserError:
+    return None

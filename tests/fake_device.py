@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from spnas_jax import devices, table_entries, tflite
+from spnas_jax import table_entries, tflite
 from spnas_jax.devices import Device, Take
 
 # Time of a call, ms.
@@ -82,5 +82,5 @@ def install(monkeypatch, device: Device) -> None:
   from spnas_jax import build_table, profile, validate_table
 
   monkeypatch.setattr(table_entries, 'random_tflite', _kept_tflite)
-  for module in (devices, build_table, validate_table, profile):
+  for module in (build_table, validate_table, profile):
     monkeypatch.setattr(module, 'open_device', lambda config: device)

@@ -9,10 +9,11 @@ import pytest
 import tiny_run
 
 from spnas_jax import evaluate, search, train
+from spnas_jax import trained as trained_lib
 from spnas_jax.convnet import ConvNet
 from spnas_jax.input_pipeline import train_batches
 from spnas_jax.schedules import ema_decay
-from spnas_jax.train import load_trained
+from spnas_jax.trained import load_trained
 from spnas_jax.workdir import Workdir
 
 NETWORK = (
@@ -105,7 +106,7 @@ def test_an_older_training_is_scored_with_statistics_of_its_weights(
   results = workdir.results()
   del results['train']['batch_norm_images']
   monkeypatch.setattr(Workdir, 'results', lambda self: results)
-  monkeypatch.setattr(train, '_statistics', lambda *_: 'estimated')
+  monkeypatch.setattr(trained_lib, '_statistics', lambda *_: 'estimated')
   assert load_trained(config, workdir)[1]['batch_stats'] == 'estimated'
 
 

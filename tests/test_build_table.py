@@ -10,11 +10,11 @@ import tiny
 from fake_device import CALL_MS, FakeDevice
 
 from spnas_jax import build_table, tflite
-from spnas_jax.build_table import calibrate, random_networks
 from spnas_jax.config import make_space
 from spnas_jax.devices import Timing
 from spnas_jax.errors import UserError
 from spnas_jax.latency import LatencyTable, network_keys
+from spnas_jax.table_building import calibrate, random_networks
 from spnas_jax.table_entries import (
   network_entries,
   network_tflite,

@@ -9,6 +9,7 @@ import tiny_run
 
 from spnas_jax import compare_zoo, config_rules, random_search, zoo
 from spnas_jax import config as config_lib
+from spnas_jax import trained as trained_lib
 from spnas_jax.devices import Device
 from spnas_jax.errors import UserError
 from spnas_jax.routes import found_network
@@ -54,7 +55,7 @@ def test_rows_are_resumed_one_by_one_and_missing_ones_say_so(
   workdir, monkeypatch, capsys
 ):
   trained = []
-  train = random_search.train_network
+  train = trained_lib.train_network
 
   def stops_at_the_second(config, folder, name, arch, **kwargs):
     if trained:
@@ -62,7 +63,7 @@ def test_rows_are_resumed_one_by_one_and_missing_ones_say_so(
     trained.append(arch.to_string())
     return train(config, folder, name, arch, **kwargs)
 
-  monkeypatch.setattr(random_search, 'train_network', stops_at_the_second)
+  monkeypatch.setattr(trained_lib, 'train_network', stops_at_the_second)
   with pytest.raises(KeyboardInterrupt):
     compare_zoo.run(settings(), workdir)
   assert 'compare_zoo' not in workdir.results()
@@ -71,7 +72,7 @@ def test_rows_are_resumed_one_by_one_and_missing_ones_say_so(
     trained.append(arch.to_string())
     return train(config, folder, name, arch, **kwargs)
 
-  monkeypatch.setattr(random_search, 'train_network', counts)
+  monkeypatch.setattr(trained_lib, 'train_network', counts)
   rows = by_name(compare_zoo.run(settings(), workdir))
   assert len(trained) == 2, 'the first row was there'
   assert all(row.keys() >= KEYS for row in rows.values())

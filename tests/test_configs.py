@@ -25,7 +25,7 @@ from spnas_jax.errors import UserError
 from spnas_jax.schedules import learning_rate_schedule
 from spnas_jax.search_setup import load_table, make_search, resolve_target
 from spnas_jax.space import imagenet_space
-from spnas_jax.train import training_parts
+from spnas_jax.trained import training_parts
 
 CONFIGS = tiny_run.ROOT / 'configs'
 IMAGENET = CONFIGS / 'imagenet_search.py'

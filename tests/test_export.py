@@ -9,11 +9,10 @@ import pytest
 import tiny
 
 from spnas_jax import datasets, export, tflite
-from spnas_jax import train as train_lib
 from spnas_jax.architecture import Architecture
 from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
-from spnas_jax.export import to_tflite
+from spnas_jax.network_export import to_tflite
 from spnas_jax.table_entries import random_variables
 from spnas_jax.workdir import Workdir
 
@@ -244,9 +243,9 @@ def trained(monkeypatch):
   arch, variables = network(
     'stem_k3_s2_i1_c8 ir_r2_k3_s2_e3_c8 head_c16 fc_c10'
   )
-  monkeypatch.setattr(train_lib, 'trained_hash', lambda workdir: 'abc')
+  monkeypatch.setattr(export, 'trained_hash', lambda workdir: 'abc')
   monkeypatch.setattr(
-    train_lib, 'load_trained', lambda config, workdir: (arch, variables)
+    export, 'load_trained', lambda config, workdir: (arch, variables)
   )
   return config, arch
 

@@ -10,7 +10,6 @@ import tiny
 
 from spnas_jax.gates import (
   FORMULATIONS,
-  Gates,
   decide,
   relative_importance,
 )
@@ -438,14 +437,6 @@ def test_decisions_are_a_function_of_the_key(name):
     for k in range(5)
   ]
   assert len({tuple(o) for o in others}) > 1
-
-
-def test_gates_are_a_tree_of_their_values():
-  """`Gates` passes through transformations with its space as static data."""
-  gates = Gates(jnp.ones(len(SPACE.gates)), SPACE)
-  doubled = jax.tree.map(lambda v: 2 * v, gates)
-  assert doubled.space is SPACE
-  np.testing.assert_array_equal(doubled.values, 2.0)
 
 
 def test_formulations_place_their_gates():

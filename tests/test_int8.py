@@ -18,7 +18,6 @@ from fake_device import FakeDevice
 from test_export import SIZE, images, jax_logits, network
 
 from spnas_jax import export, int8_process, int8_ranges, profile, report, tflite
-from spnas_jax import train as train_lib
 from spnas_jax.int8_ranges import NarrowRange, widen
 from spnas_jax.workdir import Workdir
 
@@ -308,9 +307,9 @@ def exported_without_int8(monkeypatch, tmp_path):
   c.export.update(calibration_images=4, check_images=8)
   c.profile.update(rounds=1, runs_per_round=1, warmup_runs=0)
   arch, variables = network('stem_k3_s2_i1_c8 ir_r1_k3_s2_e3_c8 fc_c10')
-  monkeypatch.setattr(train_lib, 'trained_hash', lambda workdir: 'abc')
+  monkeypatch.setattr(export, 'trained_hash', lambda workdir: 'abc')
   monkeypatch.setattr(
-    train_lib, 'load_trained', lambda config, workdir: (arch, variables)
+    export, 'load_trained', lambda config, workdir: (arch, variables)
   )
   crash = ('-c', 'import os; os.abort()')
   monkeypatch.setattr(int8_process, '_COMMAND', crash)

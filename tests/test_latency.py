@@ -10,7 +10,6 @@ import tiny
 
 from spnas_jax import zoo
 from spnas_jax.errors import UserError
-from spnas_jax.gates import Gates
 from spnas_jax.latency import LatencyTable, Positional
 from spnas_jax.space import Choice, SearchSpace, Stage, imagenet_space
 
@@ -246,17 +245,6 @@ def test_missing_entry_names_the_key():
   wider = tiny.space(kernels=(3, 7))
   with pytest.raises(UserError, match="'made-up' has no entry 'ir_k7"):
     TABLE.limits(wider)
-
-
-def test_runtime_of_gates():
-  """The table's differentiable form agrees with `predict` at a corner.
-
-  float32 against float64: 1e-6 relative.
-  """
-  for corner in (np.zeros(len(SPACE.gates)), np.ones(len(SPACE.gates))):
-    got = TABLE.runtime(Gates(np.float32(corner), SPACE))
-    wanted = TABLE.predict(SPACE.decode(corner))
-    np.testing.assert_allclose(got, wanted, rtol=1e-6)
 
 
 # --- files --------------------------------------------------------------------

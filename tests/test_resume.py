@@ -14,7 +14,7 @@ import tiny_run
 
 from spnas_jax import evaluate, search, train
 from spnas_jax.errors import UserError
-from spnas_jax.train import load_trained
+from spnas_jax.trained import load_trained
 from spnas_jax.workdir import Workdir
 
 # A checkpoint behind every step: many places to die.

@@ -13,8 +13,8 @@ from spnas_jax.convnet import ConvNet
 from spnas_jax.datasets import DatasetInfo
 from spnas_jax.parallel import AXIS
 from spnas_jax.steps import make_train_step
-from spnas_jax.train import training_parts
 from spnas_jax.train_state import TrainState
+from spnas_jax.trained import training_parts
 from spnas_jax.workdir import Workdir
 
 # Another data set than the one any of the networks was made for.

@@ -15,7 +15,7 @@ from spnas_jax.errors import UserError
 from spnas_jax.history import read_curves
 from spnas_jax.input_pipeline import test_images as first_test_images
 from spnas_jax.routes import resolve_architecture
-from spnas_jax.train import load_trained
+from spnas_jax.trained import load_trained
 from spnas_jax.workdir import Workdir
 
 CHANCE = 0.1

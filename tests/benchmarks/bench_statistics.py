@@ -47,14 +47,14 @@ def measure(name: str, text: str, folder: Any) -> dict[str, Any]:
   from spnas_jax.batch_norm import estimate_batch_stats
   from spnas_jax.config import dataset_facts
   from spnas_jax.convnet import ConvNet
-  from spnas_jax.evaluate import convnet_eval_step, score_split
   from spnas_jax.loop import run_steps, take
   from spnas_jax.parallel import pmap_step
   from spnas_jax.routes import resolve_architecture
   from spnas_jax.run_setup import device_batches, init_variables
+  from spnas_jax.scoring import convnet_eval_step, score_split
   from spnas_jax.steps import make_train_step
-  from spnas_jax.train import training_parts
   from spnas_jax.train_state import TrainState
+  from spnas_jax.trained import training_parts
   from spnas_jax.workdir import Workdir
 
   config = fashion_mnist.get_config()

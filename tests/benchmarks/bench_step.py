@@ -91,8 +91,8 @@ def our_steps(case: str):
   from spnas_jax.search_setup import create_state, make_search, resolve_target
   from spnas_jax.search_step import make_search_step
   from spnas_jax.steps import make_train_step
-  from spnas_jax.train import training_parts
   from spnas_jax.train_state import TrainState
+  from spnas_jax.trained import training_parts
 
   module, size, batch, dtype, num_steps = CASES[case]
   config = importlib.import_module(f'configs.{module}').get_config()

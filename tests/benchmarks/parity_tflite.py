@@ -26,7 +26,7 @@ import numpy as np
 from spnas_jax import tflite, zoo
 from spnas_jax.architecture import Architecture
 from spnas_jax.convnet import ConvNet
-from spnas_jax.export import to_tflite
+from spnas_jax.network_export import to_tflite
 from spnas_jax.space import imagenet_space
 from spnas_jax.table_entries import random_variables
 from spnas_jax.tensorflow_setup import load_tensorflow

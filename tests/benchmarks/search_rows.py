@@ -39,7 +39,8 @@ from configs import digits, fashion_mnist
 from spnas_jax.architecture import Architecture
 from spnas_jax.config import default_config, make_space
 from spnas_jax.latency import LatencyTable
-from spnas_jax.random_search import draw, score_from_scratch
+from spnas_jax.random_search import draw
+from spnas_jax.trained import score_from_scratch
 from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
 
 FASHION = 'fashion_mnist'
