@@ -45,6 +45,19 @@ _STAGE = flags.DEFINE_string(
   'all',
   f'What to do: all (= {", ".join(ALL)}) or one of {", ".join(STAGES)}.',
 )
+
+
+class _NumberOrNone(flags.FloatParser):
+  """Also takes None, which unsets a key that a config file has set.
+
+  Keys that may not be unset are refused with the other checks on the config.
+  """
+
+  def parse(self, argument):
+    return None if argument == 'None' else super().parse(argument)
+
+
+config_flags.register_flag_parser_for_type(float, _NumberOrNone())
 _CONFIG = config_flags.DEFINE_config_file(
   'config',
   None,

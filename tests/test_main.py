@@ -755,3 +755,36 @@ def test_a_finished_stage_needs_no_data(workdir, monkeypatch):
 
 def _never(*_):
   raise AssertionError('called')
+
+
+# --- unset keys ---------------------------------------------------------------
+
+
+def test_none_on_the_command_line_unsets_what_a_config_file_set(tmp_path):
+  """imagenet_search.py has target_ms=80, its ':official' variant a fixed
+  lambda: neither could be taken back. The last word on a key holds; a key that
+  may not be unset is refused by name."""
+
+  def parsed(*arguments, variant=''):
+    code = (
+      'import sys, main\n'
+      'main.guarded(main.parse_flags, sys.argv)\n'
+      'c = main._CONFIG.value.search\n'
+      'print(c.target_ms, c.lambda_)'
+    )
+    config = f'--config=configs/imagenet_search.py{variant}'
+    done = run_python(code, config, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+  target, fixed = '--config.search.target_ms', '--config.search.lambda_'
+  assert parsed() == '80.0 None'
+  assert parsed(f'{target}=None') == 'None None'
+  assert parsed(target, 'None') == 'None None'
+  assert parsed(f'{target}=None', f'{target}=81') == '81.0 None'
+  assert parsed(f'{target}=81', f'{target}=None') == 'None None'
+  assert parsed(f'{fixed}=None', variant=':official') == 'None None'
+  with_none = '--config.search.epochs=None'
+  done = tiny_run.run(tiny_run.command('search', tmp_path, with_none))
+  assert done.returncode == 2
+  assert 'search.epochs is None' in one_line(done.stderr)
