@@ -243,7 +243,7 @@ def _incomparable(config: ConfigDict, luck: dict[str, Any] | None) -> str:
     'space.batch_norm_momentum',
     'space.batch_norm_epsilon',
   )
-  theirs = {key: luck['inputs'].get(key) for key in wanted}
+  theirs = {key: luck['inputs'][key] for key in wanted if key in luck['inputs']}
   changed = differences(theirs, wanted)
   return f'random_search ran with another recipe ({changed})' if changed else ''
 

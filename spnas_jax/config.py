@@ -1,7 +1,10 @@
-"""Every configuration key with its default, and the checks on them.
+"""Every configuration key with its default, and the search space it describes.
 
 `configs/*.py` start from `default_config()` and change what their experiment
-needs. `check` refuses wrong values before anything is compiled.
+needs. `config_rules.check` refuses wrong values before anything is compiled.
+
+The default of a new key must mean what versions without the key did: a workdir
+of theirs then goes on (`workdir.py`).
 """
 
 from __future__ import annotations

@@ -156,7 +156,8 @@ def _read_space(config: ConfigDict, search: dict[str, Any]) -> SearchSpace:
   """The configured space, if it is the one that was searched."""
   asked = stage_inputs(config, 'space', 'dataset.name', 'dataset.image_size')
   searched = search.get('inputs', asked)
-  changed = differences({k: searched.get(k) for k in asked}, asked)
+  theirs = {key: searched[key] for key in asked if key in searched}
+  changed = differences(theirs, asked)
   if changed:
     raise UserError(f'the search ran with another configuration ({changed})')
   return make_space(config)

@@ -2,10 +2,19 @@
 
 Paths are `etils.epath` paths, so a workdir may be a bucket. Only process 0
 writes.
+
+A workdir goes on under a version that knows more than the one which began it.
+Of a configuration key that the record does not have, the default means what
+versions without it did: the key counts as equal where it has its default. A
+fact beside the configuration that the record does not have was not looked at
+then, and is not now. What the record does have must be equal. Records stay as
+they were written, so what later stages noted of them (`fingerprint` of a
+stage's recorded inputs) fits as before.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -19,6 +28,7 @@ import jax
 from etils import epath
 from ml_collections import ConfigDict
 
+from spnas_jax import config as config_lib
 from spnas_jax import config_rules
 from spnas_jax.console import say
 from spnas_jax.errors import UserError
@@ -149,10 +159,11 @@ class Workdir:
     barrier(f'{stage}: finished?')
     if not isinstance(result, dict) or 'config_hash' not in result:
       return None
-    if result['config_hash'] == fingerprint(inputs):
+    same = result['config_hash'] == fingerprint(inputs)
+    changed = differences(result.get('inputs', {}), inputs)
+    if same or ('inputs' in result and not changed):
       say(f'{stage}: already complete in {self.path}')
       return result
-    changed = differences(result.get('inputs', {}), inputs)
     raise UserError(
       f'--workdir {self.path} holds a finished {stage} with another '
       f'configuration ({changed}); give another --workdir, or remove '
@@ -166,15 +177,14 @@ class Workdir:
       UserError: they belong to a run with other inputs.
     """
     name = f'{stage}/inputs.json'
-    plain = json.loads(json.dumps(inputs))
     old = self._read_object(name)
     if old is None:
-      self.write(name, json.dumps(plain, indent=1))
-    elif old != plain:
+      self.write(name, json.dumps(inputs, indent=1))
+    elif changed := differences(old, inputs):
       raise UserError(
         f'--workdir {self.path} holds an unfinished {stage} with another '
-        f'configuration ({differences(old, plain)}); give another --workdir, '
-        f'or remove its folder {stage!r}'
+        f'configuration ({changed}); give another --workdir, or remove its '
+        f'folder {stage!r}'
       )
 
   def finish(
@@ -244,15 +254,29 @@ def fingerprint(inputs: dict[str, Any]) -> str:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
-  """'search.epochs: 3 there, 5 here' for the first few keys that differ."""
+  """'search.epochs: 3 there, 5 here' for the first few keys that differ.
+
+  Args:
+    old: as recorded, maybe by a version with fewer keys (see above).
+    new: of this version.
+  """
   new = json.loads(json.dumps(new))
+  # A fact beside the configuration has no default: it is not compared.
+  unrecorded = {**new, **_defaults()}
   changed = [
     f'{key}: {_short(old.get(key))} there, {_short(new.get(key))} here'
     for key in sorted({*old, *new})
-    if old.get(key) != new.get(key)
+    if old.get(key, unrecorded.get(key)) != new.get(key)
   ]
   more = f' and {len(changed) - 3} more' if len(changed) > 3 else ''
   return '; '.join(changed[:3]) + more
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+  """The default of every key, flat, as JSON has it."""
+  default = config_lib.default_config()
+  return json.loads(json.dumps(stage_inputs(default, *default)))
 
 
 def _short(value: Any) -> str:
