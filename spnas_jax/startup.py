@@ -81,9 +81,11 @@ def prepare_jax() -> None:
   """Joins other processes, turns the compilation cache on, eases tracing.
 
   Raises:
-    UserError: the variables that name the processes are incomplete.
+    UserError: the processes of a run cannot be joined.
   """
   import jax
+
+  from spnas_jax import processes
 
   # Tracing makes hundreds of thousands of objects that stay: at Python's own
   # threshold looking for cycles among them is a third of the time it takes.
@@ -92,18 +94,4 @@ def prepare_jax() -> None:
     jax.config.update('jax_compilation_cache_dir', str(ROOT / '.cache' / 'jax'))
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-  address = os.environ.get('JAX_COORDINATOR_ADDRESS')
-  if address:
-    try:
-      count, index = (
-        int(os.environ[name])
-        for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
-      )
-    except (KeyError, ValueError) as e:
-      raise UserError(
-        'JAX_COORDINATOR_ADDRESS is set, so JAX_NUM_PROCESSES and '
-        f'JAX_PROCESS_ID must be whole numbers ({e})'
-      ) from e
-    jax.distributed.initialize(address, count, index)
-  elif ',' in os.environ.get('TPU_WORKER_HOSTNAMES', ''):
-    jax.distributed.initialize()  # A pod slice: Cloud TPU knows the rest.
+  processes.join()
