@@ -71,33 +71,47 @@ def attempt(
   Returns:
     What became of it. Never raises because of what the model does.
   """
-  with tempfile.TemporaryDirectory() as name:
-    folder = pathlib.Path(name)
-    flat = traverse_util.flatten_dict(jax.device_get(variables), sep='/')
-    np.savez(folder / 'variables.npz', **flat)
-    np.save(folder / 'calibration.npy', calibration)
-    np.save(folder / 'images.npy', images)
-    request = {
-      'architecture': arch.to_json(),
-      'image_size': image_size,
-      'batch_size': batch_size,
-      'scale_and_offset': scale_and_offset
-      and [part.tolist() for part in scale_and_offset],
-    }
-    (folder / 'request.json').write_text(json.dumps(request))
-    seconds = _SECONDS + _SECONDS_PER_IMAGE * (len(calibration) + len(images))
-    error = _run(folder, seconds)
-    guesses = folder / 'guessed.json'
-    guessed = tuple(json.loads(guesses.read_text())) if guesses.exists() else ()
-    if not error and not (folder / 'logits.npy').exists():
-      error = 'its process left no result'
-    if error:
-      return Attempt(guessed=guessed, error=error)
-    return Attempt(
-      (folder / 'model.tflite').read_bytes(),
-      np.load(folder / 'logits.npy'),
-      guessed,
-    )
+  request = {
+    'architecture': arch.to_json(),
+    'image_size': image_size,
+    'batch_size': batch_size,
+    'scale_and_offset': scale_and_offset
+    and [part.tolist() for part in scale_and_offset],
+  }
+  arrays = {'calibration': calibration, 'images': images}
+  try:
+    with tempfile.TemporaryDirectory() as name:
+      return _ask(pathlib.Path(name), request, variables, arrays)
+  except OSError as e:
+    return Attempt(error=f'its temporary files: {e.strerror or e}')
+
+
+def _ask(
+  folder: pathlib.Path,
+  request: dict[str, Any],
+  variables: dict[str, Any],
+  arrays: dict[str, np.ndarray],
+) -> Attempt:
+  """Question and answer as files in `folder`."""
+  flat = traverse_util.flatten_dict(jax.device_get(variables), sep='/')
+  np.savez(folder / 'variables.npz', **flat)
+  for name, array in arrays.items():
+    np.save(folder / f'{name}.npy', array)
+  (folder / 'request.json').write_text(json.dumps(request))
+  count = sum(map(len, arrays.values()))
+  seconds = _SECONDS + _SECONDS_PER_IMAGE * count
+  error = _run(folder, seconds)
+  guesses = folder / 'guessed.json'
+  guessed = tuple(json.loads(guesses.read_text())) if guesses.exists() else ()
+  if not error and not (folder / 'logits.npy').exists():
+    error = 'its process left no result'
+  if error:
+    return Attempt(guessed=guessed, error=error)
+  return Attempt(
+    (folder / 'model.tflite').read_bytes(),
+    np.load(folder / 'logits.npy'),
+    guessed,
+  )
 
 
 def _run(folder: pathlib.Path, seconds: float) -> str:
@@ -119,10 +133,11 @@ def _run(folder: pathlib.Path, seconds: float) -> str:
     return f'no answer in {seconds:.0f} s'
   except OSError as e:
     return f'its process cannot be started ({e.strerror})'
-  said = last_line(done.stderr.decode(errors='replace'))
   if done.returncode < 0:
-    name = signal.Signals(-done.returncode).name
-    return f'native code ended the process with {name} ({said})'
+    names = {each.value: each.name for each in signal.Signals}
+    name = names.get(-done.returncode, f'signal {-done.returncode}')
+    return f'native code ended its process with {name}'
+  said = last_line(done.stderr.decode(errors='replace'))
   return said if done.returncode else ''
 
 

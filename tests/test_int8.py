@@ -5,6 +5,7 @@ The runtime's XNNPACK refuses such a model and, for some shapes, frees memory
 twice while doing so: the process ends without a word.
 """
 
+import errno
 import json
 import pathlib
 import sys
@@ -272,7 +273,7 @@ def test_a_model_that_ends_its_process_is_an_error_in_words(monkeypatch):
 @pytest.mark.parametrize(
   ('code', 'said'),
   [
-    ('import os; os.abort()', 'native code ended the process with SIGABRT'),
+    ('import os; os.abort()', 'native code ended its process with SIGABRT'),
     ('import os; os.kill(os.getpid(), 9)', 'SIGKILL'),
     ('raise MemoryError("too much")', 'MemoryError: too much'),
     ('import sys; sys.exit(3)', 'it printed nothing'),
@@ -294,6 +295,14 @@ def test_whatever_it_does_ends_only_itself(monkeypatch, code, said):
 def test_a_python_that_is_not_there_is_an_error_in_words(monkeypatch):
   monkeypatch.setattr(sys, 'executable', '/no/python')
   assert 'cannot be started' in attempt(*network()).error
+
+
+def test_a_full_disk_is_an_error_in_words(monkeypatch):
+  def full(*args):
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+  monkeypatch.setattr(np, 'save', full)
+  assert 'No space left on device' in attempt(*network()).error
 
 
 # --- the stages ---------------------------------------------------------------
