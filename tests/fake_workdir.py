@@ -4,7 +4,7 @@ import hashlib
 import io
 
 import numpy as np
-from test_history import write_events
+from fake_events import write_events
 
 from spnas_jax import report_data
 from spnas_jax.architecture import block_input_sizes

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import tiny
 from fake_device import FakeDevice
-from test_export import SIZE, images, jax_logits, network
+from tiny_network import SIZE, images, jax_logits, network
 
 from spnas_jax import export, int8_process, int8_ranges, profile, report, tflite
 from spnas_jax.int8_ranges import NarrowRange, widen
