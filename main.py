@@ -38,6 +38,17 @@ STAGES = {
   'zoo': 'zoo_listing',
   'report': 'report',
 }
+# What needs the statistics of the images.
+_READ_PIXELS = {
+  'search',
+  'train',
+  'evaluate',
+  'export',
+  'random_search',
+  'compare_zoo',
+  'compare',
+  'ablate',
+}
 ALL = ('search', 'train', 'evaluate', 'export', 'profile', 'report')
 
 _STAGE = flags.DEFINE_string(
@@ -129,8 +140,12 @@ def run_stages(names: Iterable[str], config: ConfigDict, workdir) -> None:
   What a later stage will refuse is said before an earlier one trains for hours:
   those that train, or come after one that does, have a `check`.
   """
+  from spnas_jax import pixel_statistics
+
   # Imported only when chosen: a report needs no TensorFlow.
   stages = [importlib.import_module(f'spnas_jax.{STAGES[s]}') for s in names]
+  if _READ_PIXELS & set(names):
+    pixel_statistics.fill(config.dataset)
   for stage in stages:
     getattr(stage, 'check', lambda *_: None)(config, workdir)
   for stage in stages:

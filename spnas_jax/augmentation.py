@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from spnas_jax import pixel_statistics
 from spnas_jax.errors import UserError
 
 
@@ -93,26 +94,19 @@ def scale_and_offset(
     scale, offset: [channels] float32 each.
 
   Raises:
-    UserError: if `mean` or `std` has another length, or a std is not positive.
+    UserError: if `mean` or `std` has another length, or is not known.
   """
-  for key in ('mean', 'std'):
-    if len(dataset_config[key]) not in (1, channels):
+  both = pixel_statistics.statistics(dataset_config)
+  for key, values in zip(('mean', 'std'), both, strict=True):
+    if len(values) not in (1, channels):
       raise UserError(
-        f'dataset.{key}={tuple(dataset_config[key])}: allowed is one number, '
-        f'or one for each of the {channels} channels.'
+        f'dataset.{key}={values}: allowed is one number, or one for each of '
+        f'the {channels} channels.'
       )
   mean, std = (
-    np.broadcast_to(np.asarray(dataset_config[key], np.float64), (channels,))
-    for key in ('mean', 'std')
+    np.broadcast_to(np.asarray(values, np.float64), (channels,))
+    for values in both
   )
-  if not (
-    np.isfinite(mean).all() and np.isfinite(std).all() and (std > 0).all()
-  ):
-    raise UserError(
-      f'dataset.mean={tuple(dataset_config.mean)}, '
-      f'dataset.std={tuple(dataset_config.std)}: allowed are finite numbers, '
-      'and std above 0.'
-    )
   scale = 1 / (255 * std)
   return scale.astype(np.float32), (-mean / std).astype(np.float32)
 

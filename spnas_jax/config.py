@@ -15,6 +15,7 @@ from ml_collections.config_dict import placeholder
 from spnas_jax import datasets
 from spnas_jax.architecture import Architecture, Block, round_channels
 from spnas_jax.errors import UserError
+from spnas_jax.known_datasets import DatasetInfo
 from spnas_jax.space import SearchSpace, Stage
 
 
@@ -337,7 +338,7 @@ def _compile() -> ConfigDict:
   return c
 
 
-def dataset_facts(config: ConfigDict) -> datasets.DatasetInfo:
+def dataset_facts(config: ConfigDict) -> DatasetInfo:
   """Counts, classes and channels of the configured data set."""
   return datasets.info(config.dataset)
 

@@ -47,6 +47,12 @@ def find_prepared(dataset_config: ConfigDict) -> Any:
 
   tfds takes a second to import, and is not where there is no folder to read.
   """
+  if dataset_config.name.startswith(('/', '.', '~')):
+    raise UserError(
+      f'dataset.name={dataset_config.name!r} is a path; allowed is the name of '
+      'a tfds data set, which lies in a folder of that name under '
+      'dataset.data_dir.'
+    )
   plain = _PLAIN_NAME.fullmatch(dataset_config.name)
   if plain and not (epath.Path(data_dir(dataset_config)) / plain[1]).exists():
     return None
@@ -146,12 +152,32 @@ def _raw_dir(dataset_config: ConfigDict) -> str:
 def not_prepared(dataset_config: ConfigDict) -> UserError:
   """The error for a data set that is not there and cannot be written."""
   name, folder = dataset_config.name, data_dir(dataset_config)
+  tfds = tensorflow_setup.load_tfds()
+  plain = _PLAIN_NAME.fullmatch(name)
+  known = tfds.list_builders(with_community_datasets=False)
+  how = (
+    f'prepare it in Python with tfds.builder({name!r}, data_dir={folder!r})'
+    '.download_and_prepare()'
+    if plain and plain[1] in known
+    else 'tfds knows no data set of that name either; pictures of your own '
+    'become one as README says under "Your own pictures"'
+  )
+  there = sorted({*_prepared_names(folder), *LOCAL_VERSIONS})
   return UserError(
     f'dataset.name={name!r} is not prepared under dataset.data_dir={folder!r}; '
-    f'prepare it in Python with tfds.builder({name!r}, data_dir={folder!r})'
-    '.download_and_prepare(), or set dataset.data_dir to where it is. Without '
-    f'that there are {" and ".join(sorted(LOCAL_VERSIONS))}.'
+    f'{how}; or set dataset.data_dir to where it is. Without that there are '
+    f'{", ".join(there)}.'
   )
+
+
+def _prepared_names(folder: str) -> list[str]:
+  """Data sets prepared in a folder; none where it cannot be read."""
+  try:
+    return [
+      p.name for p in epath.Path(folder).iterdir() if any(p.glob('*.*.*'))
+    ]
+  except OSError:
+    return []
 
 
 def first_line(error: BaseException) -> str:

@@ -10,117 +10,16 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from spnas_jax import dataset_store, tensorflow_setup
+from spnas_jax import dataset_store, pixel_statistics, tensorflow_setup
 from spnas_jax.errors import UserError
+from spnas_jax.known_datasets import KNOWN, DatasetInfo
 
 AUGMENTS = ('none', 'crop', 'crop_flip', 'inception')
 INTERPOLATIONS = ('bilinear', 'bicubic')
-SPLITS = ('train', 'validation', 'test')
 
 # The tfds split that is scored as 'test'. Where a name is missing, it is
 # 'test' or, without one, 'validation'; the test labels of ImageNet are secret.
 _TEST_SPLIT = {'imagenet2012': 'validation'}
-
-
-@dataclasses.dataclass(frozen=True)
-class DatasetInfo:
-  """Facts about a data set as configured: no pixels are read for them.
-
-  Attributes:
-    name: the tfds name.
-    num_train: images to train on, after `holdout` and `train_examples`.
-    num_validation: images held out of training, 0 if there are none.
-    num_test: images to score, after `test_examples`.
-    num_classes: number of labels.
-    channels: 1 (grey) or 3 (colour).
-    label_names: a name per label; empty if they are not known here.
-  """
-
-  name: str
-  num_train: int
-  num_validation: int
-  num_test: int
-  num_classes: int
-  channels: int
-  label_names: tuple[str, ...] = ()
-
-  @property
-  def has_validation(self) -> bool:
-    """Whether some training images are held out."""
-    return self.num_validation > 0
-
-  def num_examples(self, split: str) -> int:
-    """Number of images of 'train', 'validation' or 'test'.
-
-    Raises:
-      UserError: if the split is none of these, or has no images.
-    """
-    if split not in SPLITS:
-      raise UserError(f'split={split!r}: allowed are {", ".join(SPLITS)}.')
-    count = int(getattr(self, f'num_{split}'))
-    if not count:
-      raise UserError(
-        f'dataset.name={self.name!r} has no {split} images; set '
-        'dataset.holdout > 0 to hold some out of training.'
-        if split == 'validation'
-        else f'dataset.name={self.name!r} has no {split} images.'
-      )
-    return count
-
-  def steps_per_epoch(self, batch_size: int, split: str = 'train') -> int:
-    """Full batches in one pass over a split; the remainder is dropped.
-
-    Args:
-      batch_size: images per step over all processes and devices.
-      split: 'train' or 'validation'.
-
-    Raises:
-      UserError: if the split does not fill one batch.
-    """
-    count = self.num_examples(split)
-    if not 1 <= batch_size <= count:
-      raise UserError(
-        f'batch_size={batch_size}: allowed is 1 to {count}, the number of '
-        f'{split} images of {self.name!r}.'
-      )
-    return count // batch_size
-
-
-_DIGIT_NAMES = tuple(str(digit) for digit in range(10))
-_CLOTHES = (
-  'T-shirt/top',
-  'Trouser',
-  'Pullover',
-  'Dress',
-  'Coat',
-  'Sandal',
-  'Shirt',
-  'Sneaker',
-  'Bag',
-  'Ankle boot',
-)
-_CIFAR10_NAMES = (
-  'airplane',
-  'automobile',
-  'bird',
-  'cat',
-  'deer',
-  'dog',
-  'frog',
-  'horse',
-  'ship',
-  'truck',
-)
-
-# Stages that need only the counts run on machines that lack the images.
-_KNOWN = {
-  'digits': DatasetInfo('digits', 1437, 0, 360, 10, 1, _DIGIT_NAMES),
-  'fashion_mnist': DatasetInfo(
-    'fashion_mnist', 60_000, 0, 10_000, 10, 1, _CLOTHES
-  ),
-  'cifar10': DatasetInfo('cifar10', 50_000, 0, 10_000, 10, 3, _CIFAR10_NAMES),
-  'imagenet2012': DatasetInfo('imagenet2012', 1_281_167, 0, 50_000, 1000, 3),
-}
 
 
 def default_config() -> ConfigDict:
@@ -149,10 +48,18 @@ def default_config() -> ConfigDict:
   # How images are resized: 'bilinear' or 'bicubic'.
   config.interpolation = 'bilinear'
   # Subtracted from, and then divided into, pixel / 255: one number for all
-  # channels or one per channel.
-  config.mean = (0.305,)
-  config.std = (0.376,)
-  # Train on (test on) the first so many images only; 0 is all of them.
+  # channels or one per channel, fractions. () = those of the data: known for
+  # the names above, otherwise computed from 2,048 training images.
+  config.mean = ()
+  config.std = ()
+  # tfds splits to train on and to score; '' = 'train', and 'test' or, without
+  # one, 'validation'.
+  config.train_split = ''
+  config.test_split = ''
+  # Fraction of the training split that is the test part of a data set without
+  # one; `holdout`, a fraction of the whole split too, is held out beside it.
+  config.test_holdout = 0.0
+  # Train on (test on) the first N images only; 0 is all of them.
   config.train_examples = 0
   config.test_examples = 0
   # Fraction of the training images held out as the split 'validation'.
@@ -189,11 +96,8 @@ def check(dataset_config: ConfigDict) -> None:
       raise UserError(
         f'dataset.{key}={dataset_config[key]}: allowed is {least} or more.'
       )
-  if not 0 <= dataset_config.holdout < 1:
-    raise UserError(
-      f'dataset.holdout={dataset_config.holdout}: allowed is 0 to below 1, a '
-      'fraction: 0.05 for 5%.'
-    )
+  _check_splits(dataset_config)
+  pixel_statistics.check(dataset_config)
   if not 0 <= dataset_config.randaugment_magnitude <= 10:
     raise UserError(
       'dataset.randaugment_magnitude='
@@ -215,6 +119,34 @@ def check(dataset_config: ConfigDict) -> None:
     )
 
 
+def _check_splits(dataset_config: ConfigDict) -> None:
+  for key in ('holdout', 'test_holdout'):
+    if not 0 <= dataset_config[key] < 1:
+      raise UserError(
+        f'dataset.{key}={dataset_config[key]}: allowed is 0 to below 1, a '
+        'fraction: 0.05 for 5%.'
+      )
+  if dataset_config.holdout + dataset_config.test_holdout >= 1:
+    raise UserError(
+      f'dataset.holdout={dataset_config.holdout} and dataset.test_holdout='
+      f'{dataset_config.test_holdout} leave no training images; allowed is a '
+      'sum below 1.'
+    )
+  for key in ('train_split', 'test_split'):
+    if '[' in dataset_config[key]:
+      raise UserError(
+        f'dataset.{key}={dataset_config[key]!r}: allowed is the name of a tfds '
+        'split, without a slice; dataset.holdout, dataset.test_holdout, '
+        'dataset.train_examples and dataset.test_examples take parts.'
+      )
+  if dataset_config.test_split and dataset_config.test_holdout:
+    raise UserError(
+      f'dataset.test_split={dataset_config.test_split!r} and '
+      f'dataset.test_holdout={dataset_config.test_holdout}: allowed is one of '
+      'them.'
+    )
+
+
 def info(dataset_config: ConfigDict) -> DatasetInfo:
   """Says what a data set holds under a configuration.
 
@@ -232,9 +164,9 @@ def info(dataset_config: ConfigDict) -> DatasetInfo:
   builder = dataset_store.find_prepared(dataset_config)
   if builder is not None:
     return _limited(dataset_config, _read_facts(dataset_config, builder))
-  if dataset_config.name not in _KNOWN:
+  if dataset_config.name not in KNOWN:
     raise dataset_store.not_prepared(dataset_config)
-  return _limited(dataset_config, _KNOWN[dataset_config.name])
+  return _limited(dataset_config, KNOWN[dataset_config.name])
 
 
 def open_builder(dataset_config: ConfigDict) -> Any:
@@ -248,7 +180,7 @@ def open_builder(dataset_config: ConfigDict) -> Any:
     name = dataset_config.name
     if name not in dataset_store.LOCAL_VERSIONS:
       raise dataset_store.not_prepared(dataset_config)
-    builder = dataset_store.prepare(dataset_config, _KNOWN[name].label_names)
+    builder = dataset_store.prepare(dataset_config, KNOWN[name].label_names)
   _read_facts(dataset_config, builder)
   return builder
 
@@ -265,23 +197,36 @@ def read_instruction(
   """
   facts = _limited(dataset_config, _read_facts(dataset_config, builder))
   count = facts.num_examples(split)
-  if split == 'test':
-    return f'{_test_split(dataset_config, builder)}[0:{count}]'
+  train = _train_split(dataset_config)
   if split == 'train':
-    return f'train[0:{count}]'
-  end = builder.info.splits['train'].num_examples
-  return f'train[{end - count}:{end}]'
+    return f'{train}[0:{count}]'
+  # After the training images of the split: validation, then test.
+  whole = builder.info.splits[train].num_examples
+  end = whole - round(dataset_config.test_holdout * whole)
+  if split == 'validation':
+    return f'{train}[{end - count}:{end}]'
+  if dataset_config.test_holdout:
+    return f'{train}[{end}:{end + count}]'
+  return f'{_test_split(dataset_config, builder)}[0:{count}]'
+
+
+def _train_split(dataset_config: ConfigDict) -> str:
+  return dataset_config.train_split or 'train'
 
 
 def _test_split(dataset_config: ConfigDict, builder: Any) -> str:
   splits = builder.info.splits
   name = dataset_config.name.partition(':')[0]
-  for split in (_TEST_SPLIT.get(name, 'test'), 'validation'):
-    if split in splits:
+  asked = dataset_config.test_split
+  usual = (_TEST_SPLIT.get(name, 'test'), 'validation')
+  for split in (asked,) if asked else usual:
+    if split in splits and split != _train_split(dataset_config):
       return split
   raise UserError(
-    f'dataset.name={dataset_config.name!r} has no test or validation split; '
-    f'it has {", ".join(splits)}.'
+    f'dataset.test_split={asked!r}: {dataset_config.name!r} has no such split '
+    f'to score beside {_train_split(dataset_config)!r}; it has '
+    f'{", ".join(splits)}. Name one, or hold a part of the training images out '
+    'as test, as in dataset.test_holdout=0.1.'
   )
 
 
@@ -295,31 +240,43 @@ def _read_facts(dataset_config: ConfigDict, builder: Any) -> DatasetInfo:
     or not isinstance(features['image'], tfds.features.Image)
     or not isinstance(features['label'], tfds.features.ClassLabel)
     or features['image'].shape[-1] not in (1, 3)
-    or 'train' not in builder.info.splits
   ):
     raise UserError(
-      f'dataset.name={dataset_config.name!r}: allowed are data sets with a '
-      "split 'train' and the features 'image' (grey or colour) and 'label'."
+      f'dataset.name={dataset_config.name!r}: allowed are data sets with the '
+      "features 'image' (grey or colour) and 'label'."
+    )
+  train = _train_split(dataset_config)
+  if train not in builder.info.splits:
+    raise UserError(
+      f'dataset.train_split={dataset_config.train_split!r}: '
+      f'{dataset_config.name!r} has no split {train!r}; it has '
+      f'{", ".join(builder.info.splits)}.'
     )
   label = features['label']
+  known = KNOWN.get(dataset_config.name)
   return DatasetInfo(
     name=dataset_config.name,
-    num_train=builder.info.splits['train'].num_examples,
+    num_train=builder.info.splits[train].num_examples,
     num_validation=0,
-    num_test=builder.info.splits[
-      _test_split(dataset_config, builder)
-    ].num_examples,
+    num_test=0
+    if dataset_config.test_holdout
+    else builder.info.splits[_test_split(dataset_config, builder)].num_examples,
     num_classes=label.num_classes,
     channels=features['image'].shape[-1],
     label_names=tuple(label.names),
+    mean=known.mean if known else (),
+    std=known.std if known else (),
   )
 
 
 def _limited(dataset_config: ConfigDict, whole: DatasetInfo) -> DatasetInfo:
-  """Applies `holdout`, `train_examples` and `test_examples`."""
+  """Applies the holdouts, `train_examples` and `test_examples`."""
   held_out = round(dataset_config.holdout * whole.num_train)
   num_train = whole.num_train - held_out
   num_test = whole.num_test
+  if dataset_config.test_holdout:
+    num_test = round(dataset_config.test_holdout * whole.num_train)
+    num_train -= num_test
   return dataclasses.replace(
     whole,
     num_train=min(dataset_config.train_examples or num_train, num_train),

@@ -18,6 +18,7 @@ from spnas_jax import (
   input_pipeline,
   int8_process,
   int8_ranges,
+  pixel_statistics,
   tflite,
 )
 from spnas_jax.architecture import Architecture
@@ -194,13 +195,14 @@ def describe_models(
   """What an app needs to know about the files: the contents of model.json."""
   inside = config.export.normalise_inside
   size = config.dataset.image_size
+  mean, std = pixel_statistics.statistics(config.dataset)
   return {
     'schema': SIDECAR_SCHEMA,
     'task': 'image classification',
     'normalisation': {
       'inside': inside,
-      'mean': list(config.dataset.mean),
-      'std': list(config.dataset.std),
+      'mean': list(mean),
+      'std': list(std),
       'input': 'pixels 0..255, channels last'
       if inside
       else '(pixel / 255 - mean) / std, channels last',

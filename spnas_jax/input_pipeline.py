@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax import augmentation, cached_batches, datasets
 from spnas_jax.errors import UserError
+from spnas_jax.known_datasets import DatasetInfo
 
 Batch = dict[str, np.ndarray]
 
@@ -259,7 +260,7 @@ def _process(
   return index, count
 
 
-def _checked_info(dataset_config: ConfigDict) -> datasets.DatasetInfo:
+def _checked_info(dataset_config: ConfigDict) -> DatasetInfo:
   """Checks the section, and prepares the data set if it has to be."""
   datasets.check(dataset_config)
   datasets.open_builder(dataset_config)

@@ -19,7 +19,7 @@ import tiny_run
 
 import main
 from spnas_jax import config as config_lib
-from spnas_jax import config_rules, datasets, startup, zoo
+from spnas_jax import config_rules, datasets, pixel_statistics, startup, zoo
 from spnas_jax.config import dataset_facts, make_space
 from spnas_jax.errors import UserError
 from spnas_jax.schedules import learning_rate_schedule
@@ -81,7 +81,7 @@ def test_loads_and_passes_the_checks(path, variant, tmp_path):
   space, facts = make_space(config), dataset_facts(config)
   assert space.num_classes == facts.num_classes
   assert space.input_channels == facts.channels
-  for colours in (config.dataset.mean, config.dataset.std):
+  for colours in pixel_statistics.statistics(config.dataset):
     assert len(colours) in (1, facts.channels)
   for recipe in (config.search, config.train):
     assert facts.steps_per_epoch(recipe.batch_size) > 0

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from spnas_jax import augmentation, datasets, input_pipeline
+from spnas_jax import augmentation, datasets, input_pipeline, pixel_statistics
 from spnas_jax.errors import UserError
 from tests import fake_imagenet
 
@@ -253,7 +253,7 @@ def test_evaluation_normalises_whole_pixels(name, request):
     evaluate(config, 8, dtype=dtype) for dtype in ('uint8', 'float32')
   )
   assert pixels['image'].dtype == np.uint8
-  mean, std = (np.array(value) for value in (config.mean, config.std))
+  mean, std = map(np.array, pixel_statistics.statistics(config))
   np.testing.assert_allclose(
     batch['image'], (pixels['image'] / 255 - mean) / std, atol=1e-5
   )
@@ -284,7 +284,8 @@ def test_small_images_are_augmented_from_records_too(digits):
   np.testing.assert_array_equal(batch['label'], same['label'])
   assert not same_images(batch, same)
   # Cropping moves pixels and brings black in, but makes up no others.
-  black = np.float32((0 - config.mean[0]) / config.std[0])
+  mean, std = pixel_statistics.statistics(config)
+  black = np.float32((0 - mean[0]) / std[0])
   for image, original in zip(batch['image'], same['image'], strict=True):
     extra = np.setdiff1d(image, original)
     np.testing.assert_allclose(extra, black, rtol=1e-5)

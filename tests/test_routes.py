@@ -10,7 +10,7 @@ from spnas_jax import routes, steps, zoo
 from spnas_jax.architecture import Architecture
 from spnas_jax.config import make_space
 from spnas_jax.convnet import ConvNet
-from spnas_jax.datasets import DatasetInfo
+from spnas_jax.known_datasets import DatasetInfo
 from spnas_jax.parallel import AXIS
 from spnas_jax.steps import make_train_step
 from spnas_jax.train_state import TrainState

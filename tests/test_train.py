@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tiny_run
 
-from spnas_jax import evaluate, search, train, zoo
+from spnas_jax import evaluate, pixel_statistics, search, train, zoo
 from spnas_jax.architecture import Architecture
 from spnas_jax.convnet import ConvNet
 from spnas_jax.errors import UserError
@@ -53,7 +53,7 @@ def test_the_score_is_that_of_the_averaged_weights(finished):
   images, labels = first_test_images(
     config.dataset, config.dataset.test_examples
   )
-  mean, std = config.dataset.mean[0], config.dataset.std[0]
+  (mean,), (std,) = pixel_statistics.statistics(config.dataset)
   pixels = (images.astype(np.float32) / 255 - mean) / std
   apply = jax.jit(ConvNet(arch).apply)
   correct = [
