@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
+from etils import epath
 
 from spnas_jax import tensorflow_setup
 from spnas_jax.errors import UserError
+from spnas_jax.remote import as_path, reaching
 
 tfds = tensorflow_setup.load_tfds()
 _TfdsBuilder: Any = tfds.core.GeneratorBasedBuilder
@@ -45,7 +47,7 @@ def digits_test_mask(labels: np.ndarray) -> np.ndarray:
   return mask
 
 
-def read_idx(path: pathlib.Path) -> np.ndarray:
+def read_idx(path: pathlib.Path | epath.Path) -> np.ndarray:
   """Reads an IDX file of unsigned bytes, gzipped or plain.
 
   Args:
@@ -104,7 +106,7 @@ class _LocalBuilder(_TfdsBuilder):
       label_names: a name per label.
       **kwargs: `data_dir` and what else tfds takes.
     """
-    self._raw_dir = pathlib.Path(raw_dir)
+    self._raw_dir = as_path('dataset.raw_dir', raw_dir)
     self._label_names = label_names
     super().__init__(**kwargs)
 
@@ -164,8 +166,9 @@ class FashionMnist(_LocalBuilder):
     }
 
   def _read(self, prefix: str, count: int) -> tuple[np.ndarray, np.ndarray]:
-    images = read_idx(self._find(f'{prefix}-images-idx3-ubyte'))
-    labels = read_idx(self._find(f'{prefix}-labels-idx1-ubyte'))
+    with reaching('dataset.raw_dir', self._raw_dir):
+      images = read_idx(self._find(f'{prefix}-images-idx3-ubyte'))
+      labels = read_idx(self._find(f'{prefix}-labels-idx1-ubyte'))
     expected = (count, self.SIDE, self.SIDE)
     if images.shape != expected or labels.shape != (count,):
       raise UserError(
@@ -180,7 +183,7 @@ class FashionMnist(_LocalBuilder):
       )
     return images, labels
 
-  def _find(self, name: str) -> pathlib.Path:
+  def _find(self, name: str) -> epath.Path:
     for path in (self._raw_dir / name, self._raw_dir / f'{name}.gz'):
       if path.exists():
         return path

@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from absl import logging
-from etils import epath
 from ml_collections import ConfigDict
 
 from spnas_jax import tensorflow_setup
 from spnas_jax.errors import UserError
+from spnas_jax.remote import as_path, is_remote, reaching
 
 # Where the Debian package dataset-fashion-mnist puts its files.
 FASHION_MNIST_DIR = '/usr/share/datasets/fashion-mnist'
@@ -54,8 +54,11 @@ def find_prepared(dataset_config: ConfigDict) -> Any:
       'dataset.data_dir.'
     )
   plain = _PLAIN_NAME.fullmatch(dataset_config.name)
-  if plain and not (epath.Path(data_dir(dataset_config)) / plain[1]).exists():
-    return None
+  folder = data_dir(dataset_config)
+  with reaching('dataset.data_dir', folder):
+    root = as_path('dataset.data_dir', folder)
+    if plain and not (root / plain[1]).exists():
+      return None
   tfds = tensorflow_setup.load_tfds()
   kwargs = {'data_dir': data_dir(dataset_config)}
   if dataset_config.name in LOCAL_VERSIONS:
@@ -91,7 +94,7 @@ def prepare(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> Any:
   folder = data_dir(dataset_config)
   problem = 'what is there is not a whole data set; delete it'
   try:
-    with _lock(folder, name):
+    with reaching('dataset.data_dir', folder), _lock(folder, name):
       _write(dataset_config, label_names)
   except OSError as error:
     # A process that could not share the lock may have been faster.
@@ -130,7 +133,7 @@ def _write(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> None:
 @contextlib.contextmanager
 def _lock(folder: str, name: str) -> Iterator[None]:
   """Holds a lock file in a folder, if its file system has locks."""
-  if '://' in folder:
+  if is_remote(folder):
     yield
     return
   os.makedirs(folder, exist_ok=True)
@@ -143,9 +146,9 @@ def _lock(folder: str, name: str) -> Iterator[None]:
 def _raw_dir(dataset_config: ConfigDict) -> str:
   if dataset_config.raw_dir:
     return os.path.expanduser(dataset_config.raw_dir)
-  folder = pathlib.Path(data_dir(dataset_config))
-  if any(folder.glob('train-images-idx3-ubyte*')):
-    return str(folder)
+  folder = data_dir(dataset_config)
+  if any(as_path('dataset.data_dir', folder).glob('train-images-idx3-ubyte*')):
+    return folder
   return FASHION_MNIST_DIR
 
 

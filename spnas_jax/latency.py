@@ -22,7 +22,6 @@ import math
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from spnas_jax import latency_units
 from spnas_jax.architecture import (
@@ -32,6 +31,7 @@ from spnas_jax.architecture import (
   num_macs,
 )
 from spnas_jax.errors import UserError
+from spnas_jax.remote import as_path, reaching
 from spnas_jax.space import Choice, SearchSpace
 
 SCHEMA = 1
@@ -113,9 +113,11 @@ class LatencyTable:
       UserError: no such file, not JSON, a missing field, a non-finite time, or
         times that are not in ms.
     """
-    path = epath.Path(path)
+    path = as_path('latency_table', path)
     try:
-      fields = json.loads(path.read_text())
+      with reaching('latency_table', path):
+        text = path.read_text()
+      fields = json.loads(text)
     except OSError as e:
       raise UserError(
         f'latency_table: cannot read {str(path)!r} ({type(e).__name__}); give '

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from spnas_jax import figures, network_figures, report_data
 from spnas_jax.console import say
 from spnas_jax.plot_style import DARK, LIGHT, Palette, kernel_colour, png
+from spnas_jax.remote import is_remote
 from spnas_jax.report_data import Findings
 from spnas_jax.report_numbers import numbers
 from spnas_jax.report_page import Picture, Section, render
@@ -87,7 +88,7 @@ def subtitle(found: Findings) -> str:
 def _shown(workdir: Workdir) -> str:
   """The folder as a user would type it."""
   path = str(workdir.path)
-  if '://' in path:
+  if is_remote(path):
     return path
   relative = os.path.relpath(path)
   return path if relative.startswith('..') else relative

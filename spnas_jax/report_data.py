@@ -24,6 +24,7 @@ from spnas_jax.figures import Point
 from spnas_jax.history import Curve, read_curves
 from spnas_jax.latency import LatencyTable, network_keys
 from spnas_jax.network_figures import GateRow, NetworkRow, PartTime, Superkernel
+from spnas_jax.remote import as_path, reaching
 from spnas_jax.space import Choice, SearchSpace
 from spnas_jax.workdir import Workdir, differences, stage_inputs
 
@@ -183,7 +184,9 @@ def _read_table(
 ) -> LatencyTable | None:
   """The configured table or the workdir's, if it is the search's."""
   path: Any = config.latency_table
-  if not path or not epath.Path(path).exists():
+  with reaching('latency_table', path):
+    there = bool(path) and as_path('latency_table', path).exists()
+  if not there:
     path = workdir / 'latency_table.json'
     if not path.exists():
       return None

@@ -24,6 +24,7 @@ from spnas_jax import zoo
 from spnas_jax.architecture import Architecture
 from spnas_jax.config import dataset_facts
 from spnas_jax.errors import UserError
+from spnas_jax.remote import as_path, reaching
 from spnas_jax.workdir import Workdir
 
 
@@ -44,8 +45,12 @@ def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
       batch_norm_epsilon=config.space.batch_norm_epsilon,
     )
     return under_config(config, arch)
-  path = epath.Path(value) if value else workdir / 'architecture.json'
-  if not path.exists():
+  path = workdir / 'architecture.json'
+  if value:
+    path = as_path('architecture', value)
+  with reaching('architecture', path):
+    there = path.exists()
+  if not there:
     raise UserError(
       f'architecture is {value!r}, allowed: a zoo name '
       f'({", ".join(zoo.names())}), one followed by :torch, the path of an '
@@ -62,7 +67,9 @@ def read_architecture(path: epath.Path) -> Architecture:
     UserError: the file cannot be read or holds no network.
   """
   try:
-    return Architecture.from_json(path.read_text())
+    with reaching('architecture', path):
+      text = path.read_text()
+    return Architecture.from_json(text)
   except (OSError, ValueError, UserError) as e:
     raise UserError(f'architecture {str(path)!r} cannot be used: {e}') from e
 

@@ -181,7 +181,9 @@ def _trained_supernet(search: Search, config: ConfigDict, workdir: Workdir):
   other = config.search.evolution.supernet
   if config.search.method != 'evolution' or not other:
     return _run_steps(search, config, workdir)
-  history = last_of_each_step(load_history(Workdir(other)))
+  history = last_of_each_step(
+    load_history(Workdir(other, 'search.evolution.supernet'))
+  )
   return finished_search(config, workdir)[1], history
 
 

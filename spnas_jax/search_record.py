@@ -98,7 +98,7 @@ def check_finished(config: ConfigDict, workdir: Workdir) -> Workdir:
   """
   other = config.search.evolution.supernet
   if config.search.method == 'evolution' and other:
-    workdir = Workdir(other)
+    workdir = Workdir(other, 'search.evolution.supernet')
   if 'search' not in workdir.results():
     raise UserError(
       f'{workdir.path} holds no finished search; run --stage=search'

@@ -191,7 +191,9 @@ def search_inputs(config: ConfigDict, table: LatencyTable) -> dict[str, Any]:
   supernet = {}
   other = config.search.evolution.supernet
   if config.search.method == 'evolution' and other:
-    trained = Workdir(other).results().get('search')
+    trained = (
+      Workdir(other, 'search.evolution.supernet').results().get('search')
+    )
     if trained is None:
       raise UserError(
         f'search.evolution.supernet is {other!r}, must be the workdir of a '

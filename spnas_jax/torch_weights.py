@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from etils import epath
 
 from spnas_jax.architecture import Architecture, Block
 from spnas_jax.convnet import block_name
 from spnas_jax.errors import UserError
+from spnas_jax.remote import as_path, reaching
 
 
 class _Layout(NamedTuple):
@@ -74,7 +74,8 @@ def load_torch(path: str, arch: Architecture) -> tuple[dict[str, Any], str]:
     UserError: the file cannot be read, or belongs to another network.
   """
   try:
-    content = epath.Path(path).read_bytes()
+    with reaching('train.init', path):
+      content = as_path('train.init', path).read_bytes()
     with np.load(io.BytesIO(content)) as file:
       tensors = dict(file)
   except (OSError, ValueError, zipfile.BadZipFile) as e:

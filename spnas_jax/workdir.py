@@ -33,6 +33,7 @@ from spnas_jax import config_rules
 from spnas_jax.console import say
 from spnas_jax.errors import UserError
 from spnas_jax.parallel import barrier
+from spnas_jax.remote import as_path, is_remote, reaching
 
 _PACKAGES = (
   'jax',
@@ -54,27 +55,33 @@ class Workdir:
     path: the folder, absolute.
   """
 
-  def __init__(self, path):
+  def __init__(self, path, field: str = '--workdir'):
     """Makes the folder.
+
+    Args:
+      path: the folder.
+      field: the flag or key that names it, for messages.
 
     Raises:
       UserError: it cannot be made or read.
     """
     text = os.fspath(path)
-    if '://' not in text:
+    remote = is_remote(text)
+    if not remote:
       text = os.path.abspath(os.path.expanduser(text))
-    self.path = epath.Path(text)
+    self.path = as_path(field, text)
     try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      list(self.path.iterdir())
-      if '://' not in text and not os.access(
+      with reaching(field, text):
+        self.path.mkdir(parents=True, exist_ok=True)
+        list(self.path.iterdir())
+      if not remote and not os.access(
         text, os.R_OK | os.W_OK | os.X_OK, effective_ids=True
       ):
         raise PermissionError('no permission')
     except OSError as e:
       reason = e.strerror or str(e)
       raise UserError(
-        f'--workdir is {text!r}, must be a folder that can be read and written '
+        f'{field} is {text!r}, must be a folder that can be read and written '
         f'({reason})'
       ) from e
 
@@ -89,7 +96,7 @@ class Workdir:
     Raises:
       UserError: another run is in it.
     """
-    remote = '://' in os.fspath(self.path)
+    remote = is_remote(self.path)
     if sys.platform == 'win32' or remote or jax.process_index() != 0:
       return
     import fcntl
@@ -133,10 +140,13 @@ class Workdir:
   def _read_object(self, name: str) -> dict[str, Any] | None:
     """A JSON object, None if there is no such file."""
     path = self.path / name
-    if not path.exists():
-      return None
+    with reaching('--workdir', self.path):
+      if not path.exists():
+        return None
     try:
-      value = json.loads(path.read_text())
+      with reaching('--workdir', self.path):
+        text = path.read_text()
+      value = json.loads(text)
       if not isinstance(value, dict):
         raise ValueError(f'it holds a {type(value).__name__}, not an object')
       return value
