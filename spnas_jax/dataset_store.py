@@ -176,9 +176,8 @@ def not_prepared(dataset_config: ConfigDict) -> UserError:
 def _prepared_names(folder: str) -> list[str]:
   """Data sets prepared in a folder; none where it cannot be read."""
   try:
-    return [
-      p.name for p in epath.Path(folder).iterdir() if any(p.glob('*.*.*'))
-    ]
+    folders = list(as_path('dataset.data_dir', folder).iterdir())
+    return [p.name for p in folders if any(p.glob('*.*.*'))]
   except OSError:
     return []
 
