@@ -140,12 +140,12 @@ def run_stages(names: Iterable[str], config: ConfigDict, workdir) -> None:
   What a later stage will refuse is said before an earlier one trains for hours:
   those that train, or come after one that does, have a `check`.
   """
-  from spnas_jax import pixel_statistics
+  from spnas_jax import input_pipeline
 
   # Imported only when chosen: a report needs no TensorFlow.
   stages = [importlib.import_module(f'spnas_jax.{STAGES[s]}') for s in names]
   if _READ_PIXELS & set(names):
-    pixel_statistics.fill(config.dataset)
+    input_pipeline.fill_statistics(config.dataset)
   for stage in stages:
     getattr(stage, 'check', lambda *_: None)(config, workdir)
   for stage in stages:

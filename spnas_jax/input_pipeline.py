@@ -18,11 +18,15 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from spnas_jax import augmentation, cached_batches, datasets
+from spnas_jax import augmentation, cached_batches, datasets, pixel_statistics
 from spnas_jax.errors import UserError
-from spnas_jax.known_datasets import DatasetInfo
+from spnas_jax.known_datasets import KNOWN, DatasetInfo
 
 Batch = dict[str, np.ndarray]
+
+# Training images that statistics are taken of where none are known: their error
+# is far below a level of grey.
+_STATISTICS_IMAGES = 2048
 
 
 def train_batches(
@@ -197,6 +201,34 @@ def test_images(
   from spnas_jax import record_batches
 
   return record_batches.read(dataset_config, 'test', n)
+
+
+def fill_statistics(dataset_config: ConfigDict) -> None:
+  """Puts numbers into `mean` and `std` where they are unset.
+
+  Known ones, or those of 2,048 training images in a fixed random order, as
+  evaluation sees them, rounded to four decimals: the same in every process and
+  every run.
+
+  Raises:
+    UserError: the data set is not known and cannot be read.
+  """
+  if not dataset_config.mean and dataset_config.name not in KNOWN:
+    from spnas_jax import record_batches  # TensorFlow.
+
+    plain = dataset_config.copy_and_resolve_references()
+    plain.update(mean=(0.0,), std=(1.0,))
+    images, _ = record_batches.read(
+      plain, 'train', _STATISTICS_IMAGES, shuffle_seed=0
+    )
+    pixels = images.reshape(-1, images.shape[-1]) / 255
+    low, high = pixel_statistics.RANGES['std']
+    dataset_config.mean = tuple(pixels.mean(0).round(4).tolist())
+    dataset_config.std = tuple(pixels.std(0).clip(low, high).round(4).tolist())
+  else:
+    dataset_config.mean, dataset_config.std = pixel_statistics.statistics(
+      dataset_config
+    )
 
 
 def prefetch_to_devices(

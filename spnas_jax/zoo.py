@@ -18,9 +18,6 @@ from spnas_jax.architecture import (
 )
 from spnas_jax.errors import UserError
 
-if typing.TYPE_CHECKING:
-  pass
-
 STYLES = ('tf', 'torch')
 IMAGE_SIZE = 224
 """Side in px at which all of these networks were published."""

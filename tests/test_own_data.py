@@ -6,6 +6,7 @@ import pytest
 from spnas_jax import (
   augmentation,
   datasets,
+  input_pipeline,
   pixel_statistics,
   record_batches,
   tensorflow_setup,
@@ -135,7 +136,7 @@ def test_statistics_are_those_of_the_training_images(folder):
   config = make_config(folder, test_holdout=0.2)
   with pytest.raises(UserError, match=r'dataset\.mean is unset'):
     pixel_statistics.statistics(config)
-  pixel_statistics.fill(config)
+  input_pipeline.fill_statistics(config)
   n = np.arange(40)
   np.testing.assert_allclose(
     config.mean, [n.mean() / 255, 2 * n.mean() / 255, 100 / 255], atol=5e-5
@@ -148,7 +149,7 @@ def test_statistics_are_those_of_the_training_images(folder):
   scale, offset = augmentation.scale_and_offset(config, 3)
   assert scale.shape == offset.shape == (3,)
   again = make_config(folder, test_holdout=0.2)
-  pixel_statistics.fill(again)
+  input_pipeline.fill_statistics(again)
   assert (again.mean, again.std) == (config.mean, config.std)
 
 
@@ -156,14 +157,14 @@ def test_statistics_are_those_of_the_training_images(folder):
 def test_known_data_sets_need_not_be_read(name, tmp_path):
   config = make_config(tmp_path)
   config.name = name
-  pixel_statistics.fill(config)
+  input_pipeline.fill_statistics(config)
   assert not list(tmp_path.iterdir())
   assert all(0 < value < 1 for value in (*config.mean, *config.std))
 
 
 def test_given_statistics_stay(folder):
   config = make_config(folder, mean=(0.1,), std=(0.2,))
-  pixel_statistics.fill(config)
+  input_pipeline.fill_statistics(config)
   assert (config.mean, config.std) == ((0.1,), (0.2,))
 
 
