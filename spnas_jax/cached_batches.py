@@ -17,8 +17,9 @@ Batch = dict[str, np.ndarray]
 _INDIFFERENT = {
   'augment': 'none',
   'crop_padding': 0,
-  'mean': (0.0,),
-  'std': (1.0,),
+  'mean': (),
+  'std': (),
+  'shuffle_buffer': 1,
 }
 
 
@@ -28,7 +29,8 @@ def split_arrays(
   """A whole split, read once for all callers.
 
   Returns:
-    images [n, size, size, channels] uint8, labels [n] int32; read-only.
+    images [n, size, size, channels] uint8, labels [n] int32; read-only. Without
+    those that cannot be read, as far as `dataset.max_unreadable` allows it.
   """
   return _read_split(
     FrozenConfigDict({**dataset_config.to_dict(), **_INDIFFERENT}), split
@@ -63,17 +65,19 @@ def train_batches(
   """Endless batches; see `input_pipeline.train_batches`.
 
   All processes draw the same plan for an epoch and take their slice of every
-  batch, so the global batches are the same for any number of processes.
+  batch, so the global batches are the same for any number of processes. Where
+  images could not be read, the first ones are seen twice an epoch instead.
   """
   images, labels = split_arrays(dataset_config, split)
-  steps = len(images) // batch_size
+  count = datasets.info(dataset_config).num_examples(split)
+  steps = count // batch_size
   local_batch = batch_size // process_count
   for epoch in itertools.count(start_step // steps):
-    plan = augmentation.plan_epoch(dataset_config, len(images), seed, epoch)
+    plan = augmentation.plan_epoch(dataset_config, count, seed, epoch)
     for step in range(max(start_step - epoch * steps, 0), steps):
       begin = step * batch_size + process_index * local_batch
       here = slice(begin, begin + local_batch)
-      rows = plan.order[here]
+      rows = plan.order[here] % len(images)
       pixels = images[rows]
       if dataset_config.augment != 'none':
         pixels = augmentation.crop_and_flip(

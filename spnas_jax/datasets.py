@@ -64,6 +64,9 @@ def default_config() -> ConfigDict:
   config.test_examples = 0
   # Fraction of the training images held out as the split 'validation'.
   config.holdout = 0.0
+  # Fraction of a split's images that may be unreadable: they are left out and
+  # counted. In training others take their place.
+  config.max_unreadable = 0.0
   # Resize once and keep all images in memory: for sets of up to some 100,000
   # small images. Not with 'inception', which crops the original pixels.
   config.cache = True
@@ -120,7 +123,7 @@ def check(dataset_config: ConfigDict) -> None:
 
 
 def _check_splits(dataset_config: ConfigDict) -> None:
-  for key in ('holdout', 'test_holdout'):
+  for key in ('holdout', 'test_holdout', 'max_unreadable'):
     if not 0 <= dataset_config[key] < 1:
       raise UserError(
         f'dataset.{key}={dataset_config[key]}: allowed is 0 to below 1, a '

@@ -7,7 +7,6 @@ read, because TensorFlow takes seconds to import.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -145,39 +144,3 @@ def normalize(
   rows = tf.reshape(tf.cast(image, tf.float32), [height, width * channels])
   rows = rows * np.tile(scale, width) + np.tile(offset, width)
   return tf.cast(tf.reshape(rows, [height, width, channels]), dtype)
-
-
-def decode(encoded: Tensor, channels: int) -> Tensor:
-  """Decodes an image of any common format to [h, w, channels] uint8."""
-  return tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-
-
-def decode_window(
-  encoded: Tensor,
-  is_jpeg: bool,
-  channels: int,
-  choose: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-  """Decodes the part of an image that a window chosen by its size shows.
-
-  A JPEG's size is read from its header, and what lies outside the window is
-  never decoded.
-
-  Args:
-    encoded: [] string.
-    is_jpeg: whether every image of the data set is a JPEG.
-    channels: 1 or 3.
-    choose: maps height and width to a window [4]: top, left, height, width.
-
-  Returns:
-    [window height, window width, channels] uint8.
-  """
-  if is_jpeg:
-    shape = tf.io.extract_jpeg_shape(encoded)
-    window = choose(shape[0], shape[1])
-    return tf.image.decode_and_crop_jpeg(encoded, window, channels=channels)
-  image = decode(encoded, channels)
-  shape = tf.shape(image)
-  return tf.image.crop_to_bounding_box(
-    image, *tf.unstack(choose(shape[0], shape[1]))
-  )

@@ -7,8 +7,8 @@ are read, because TensorFlow takes seconds to import.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,13 @@ from spnas_jax import (
   augmentation,
   dataset_store,
   datasets,
+  image_decoding,
   preprocessing,
   rand_augment,
   tensorflow_setup,
+  unreadable,
 )
-from spnas_jax.errors import UserError
+from spnas_jax.console import say
 
 tf = tensorflow_setup.load_tensorflow()
 tfds = tensorflow_setup.load_tfds()
@@ -78,24 +80,36 @@ def train_epoch(
   )
   images = _ImageReader(dataset_config, builder)
 
-  def read(position: Any, record: dict[str, Any]) -> dict[str, Any]:
+  def decode(position: Any, record: dict[str, Any]) -> dict[str, Any]:
     image = images.augmented(record['image'], tf.stack([image_seed, position]))
     return {
       'image': images.normalized(image, dtype),
       'label': tf.cast(record['label'], tf.int32),
     }
 
-  skipped = first_step * local_batch
-  records = _records(dataset_config, builder, instruction, shuffle_seed)
-  batches = (
-    records.skip(skipped)
-    .enumerate(skipped)
-    .map(read, num_parallel_calls=tf.data.AUTOTUNE)
-    .batch(local_batch, drop_remainder=True)
-    .take(steps - first_step)
-    .prefetch(tf.data.AUTOTUNE)
+  def pipeline(first: int, tolerant: bool) -> Any:
+    skipped = (first_step + first) * local_batch
+    records = _records(
+      dataset_config, builder, instruction, shuffle_seed, tolerant
+    )
+    return (
+      unreadable.read(
+        records.skip(skipped).enumerate(skipped), decode, tolerant
+      )
+      .batch(local_batch, drop_remainder=True)
+      .take(steps - first_step - first)
+      .prefetch(tf.data.AUTOTUNE)
+    )
+
+  return unreadable.iterate(
+    dataset_config,
+    split,
+    pipeline=pipeline,
+    without=unreadable.replaced,
+    problem=images.problem,
+    share=builder.info.splits[instruction],
+    tell=_teller(process_count),
   )
-  return _iterate(dataset_config, batches)
 
 
 def eval_pass(
@@ -124,19 +138,35 @@ def eval_pass(
   instruction = tfds.even_splits(whole, process_count)[process_index]
   images = _ImageReader(dataset_config, builder)
 
-  def read(record: dict[str, Any]) -> dict[str, Any]:
+  def decode(position: Any, record: dict[str, Any]) -> dict[str, Any]:
+    del position
     return {
       'image': images.normalized(images.plain(record['image']), dtype),
       'label': tf.cast(record['label'], tf.int32),
     }
 
-  records = _records(dataset_config, builder, instruction, shuffle_seed)
-  batches = (
-    records.map(read, num_parallel_calls=tf.data.AUTOTUNE)
-    .batch(local_batch)
-    .prefetch(tf.data.AUTOTUNE)
+  def pipeline(first: int, tolerant: bool) -> Any:
+    records = _records(
+      dataset_config, builder, instruction, shuffle_seed, tolerant
+    )
+    skipped = first * local_batch
+    return (
+      unreadable.read(
+        records.skip(skipped).enumerate(skipped), decode, tolerant
+      )
+      .batch(local_batch)
+      .prefetch(tf.data.AUTOTUNE)
+    )
+
+  return unreadable.iterate(
+    dataset_config,
+    split,
+    pipeline=pipeline,
+    without=unreadable.dropped,
+    problem=images.problem,
+    share=builder.info.splits[instruction],
+    tell=_teller(process_count),
   )
-  return _iterate(dataset_config, batches)
 
 
 def read(
@@ -156,20 +186,19 @@ def read(
   Returns:
     images [n, size, size, channels] uint8, labels [n] int32.
   """
-  batch = min(n, _READ_BATCH)
-  batches = itertools.islice(
-    eval_pass(
-      dataset_config,
-      split,
-      local_batch=batch,
-      dtype='uint8',
-      shuffle_seed=shuffle_seed,
-    ),
-    -(-n // batch),
-  )
-  images, labels = zip(
-    *((batch['image'], batch['label']) for batch in batches), strict=True
-  )
+  images: list[np.ndarray] = []
+  labels: list[np.ndarray] = []
+  for batch in eval_pass(
+    dataset_config,
+    split,
+    local_batch=min(n, _READ_BATCH),
+    dtype='uint8',
+    shuffle_seed=shuffle_seed,
+  ):
+    images.append(batch['image'])
+    labels.append(batch['label'])
+    if sum(map(len, labels)) >= n:
+      break
   return np.concatenate(images)[:n], np.concatenate(labels)[:n]
 
 
@@ -177,13 +206,8 @@ class _ImageReader:
   """From an encoded image to network input, as the configuration says."""
 
   def __init__(self, dataset_config: ConfigDict, builder: Any):
-    feature = builder.info.features['image']
     self._config = dataset_config
-    self._channels = feature.shape[-1]
-    self._is_jpeg = feature.encoding_format == 'jpeg'
-    self._scale, self._offset = augmentation.scale_and_offset(
-      dataset_config, self._channels
-    )
+    self._channels = builder.info.features['image'].shape[-1]
 
   def augmented(self, encoded: Any, seed: Any) -> Any:
     """Random training view, [size, size, channels] float32, 0..255.
@@ -198,9 +222,8 @@ class _ImageReader:
     augment = self._config.augment
     if augment == 'inception':
       image = self._resize(
-        preprocessing.decode_window(
+        image_decoding.decode_window(
           encoded,
-          self._is_jpeg,
           self._channels,
           lambda height, width: preprocessing.random_crop_window(
             height, width, crop_seed
@@ -208,7 +231,7 @@ class _ImageReader:
         )
       )
     else:
-      image = self._resize(preprocessing.decode(encoded, self._channels))
+      image = self._resize(image_decoding.decode(encoded, self._channels))
     if augment in ('crop', 'crop_flip'):
       image = preprocessing.pad_and_crop(
         image, self._config.crop_padding, crop_seed
@@ -229,21 +252,27 @@ class _ImageReader:
   def plain(self, encoded: Any) -> Any:
     """View for evaluation, [size, size, channels] uint8."""
     if self._config.augment == 'inception':
-      image = preprocessing.decode_window(
-        encoded,
-        self._is_jpeg,
-        self._channels,
-        preprocessing.centre_crop_window,
+      image = image_decoding.decode_window(
+        encoded, self._channels, preprocessing.centre_crop_window
       )
     else:
-      image = preprocessing.decode(encoded, self._channels)
+      image = image_decoding.decode(encoded, self._channels)
     return preprocessing.to_pixels(self._resize(image))
 
   def normalized(self, image: Any, dtype: str) -> Any:
     """Pixels as network input, or as they are for dtype 'uint8'."""
     if dtype == 'uint8':
       return image
-    return preprocessing.normalize(image, self._scale, self._offset, dtype)
+    scale, offset = augmentation.scale_and_offset(self._config, self._channels)
+    return preprocessing.normalize(image, scale, offset, dtype)
+
+  def problem(self, encoded: bytes) -> str:
+    """Why an image cannot be read, in a few words."""
+    try:
+      self.plain(tf.constant(encoded))
+    except tf.errors.OpError as error:
+      return dataset_store.first_line(error)
+    return 'only a part of it can be read'
 
   def _resize(self, image: Any) -> Any:
     size = self._config.image_size
@@ -256,8 +285,13 @@ def _records(
   builder: Any,
   instruction: Any,
   shuffle_seed: int | None,
+  with_places: bool,
 ) -> Any:
-  """tf.data.Dataset of {'image': encoded string, 'label': int64}."""
+  """tf.data.Dataset of {'image': encoded string, 'label': int64}.
+
+  `with_places` adds 'place', which names a record: 'FILE, record 17', and its
+  own name if it has one.
+  """
   options = tf.data.Options()
   options.deterministic = True
   # Threads of our own, one per core (0 means that), which do not split an
@@ -275,23 +309,29 @@ def _records(
       try_autocache=False,
       skip_prefetch=True,
       enable_ordering_guard=False,
+      add_tfds_id=with_places,
     ),
   )
   if shuffle_seed is not None:
     records = records.shuffle(dataset_config.shuffle_buffer, shuffle_seed)
+  if with_places:
+    names = [
+      key
+      for key, feature in builder.info.features.items()
+      if isinstance(feature, tfds.features.Text) and 'name' in key
+    ]
+    records = records.map(lambda record: _with_place(record, names))
   return records
 
 
-def _iterate(dataset_config: ConfigDict, batches: Any) -> Iterator[Batch]:
-  """Yields NumPy batches; a damaged file becomes the user's error."""
-  # Looked up now: when the interpreter ends, modules go before generators.
-  damage = tf.errors.OpError
-  try:
-    yield from batches.as_numpy_iterator()
-  except damage as error:
-    folder = dataset_store.data_dir(dataset_config)
-    raise UserError(
-      f'dataset.name={dataset_config.name!r}: a record under '
-      f'dataset.data_dir={folder!r} cannot be read '
-      f'({dataset_store.first_line(error)}); prepare the data set again.'
-    ) from error
+def _with_place(record: dict[str, Any], names: list[str]) -> dict[str, Any]:
+  place = tf.strings.regex_replace(
+    record['tfds_id'], r'__(\d+)$', r', record \1'
+  )
+  words = [part for name in names for part in (f', {name} ', record[name])]
+  return {**record, 'place': tf.strings.join([place, *words])}
+
+
+def _teller(process_count: int) -> Callable[[str], None]:
+  """How lines are printed: a share that no other process reads, by its own."""
+  return say if process_count == 1 else functools.partial(print, flush=True)

@@ -23,6 +23,13 @@ def preprocessing():
   return preprocessing
 
 
+@pytest.fixture(scope='module')
+def image_decoding():
+  from spnas_jax import image_decoding
+
+  return image_decoding
+
+
 def test_crops_and_flips_are_the_ones_planned():
   random = np.random.default_rng(0)
   images = random.integers(1, 256, (40, 6, 5, 3), np.uint8)
@@ -115,15 +122,16 @@ def test_evaluation_crop(preprocessing, height, width, window):
 
 
 @pytest.mark.parametrize('interpolation', ['bilinear', 'bicubic'])
-def test_operations_agree_eager_and_in_a_pipeline(preprocessing, interpolation):
+def test_operations_agree_eager_and_in_a_pipeline(
+  preprocessing, image_decoding, interpolation
+):
   tf = preprocessing.tf
   encoded = fake_imagenet.random_jpeg(np.random.default_rng(0), 60, 80)
   scale, offset = np.float32([0.01, 0.02, 0.03]), np.float32([-1, 0, 1])
 
   def chain(seed):
-    image = preprocessing.decode_window(
+    image = image_decoding.decode_window(
       encoded,
-      True,
       3,
       lambda height, width: preprocessing.random_crop_window(
         height, width, seed
@@ -143,15 +151,17 @@ def test_operations_agree_eager_and_in_a_pipeline(preprocessing, interpolation):
     )
 
 
-def test_a_window_of_any_format_is_the_part_of_the_whole(preprocessing):
+def test_a_window_of_any_format_is_the_part_of_the_whole(
+  preprocessing, image_decoding
+):
   tf = preprocessing.tf
   jpeg = fake_imagenet.random_jpeg(np.random.default_rng(0), 48, 64)
-  whole = preprocessing.decode(jpeg, 3)
+  whole = image_decoding.decode(jpeg, 3)
   png = tf.io.encode_png(whole)
   window = [8, 16, 24, 32]
-  for encoded, is_jpeg in ((jpeg, True), (png, False)):
-    part = preprocessing.decode_window(
-      encoded, is_jpeg, 3, lambda *_: tf.constant(window)
+  for encoded in (jpeg, png):
+    part = image_decoding.decode_window(
+      encoded, 3, lambda *_: tf.constant(window)
     )
     # At its edge a part of a JPEG lacks the neighbours that colour, which is
     # stored at half the size, is interpolated from.

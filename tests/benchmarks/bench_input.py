@@ -30,6 +30,7 @@ import numpy as np
 
 from spnas_jax import (
   datasets,
+  image_decoding,
   input_pipeline,
   preprocessing,
   tensorflow_setup,
@@ -94,9 +95,8 @@ def decoded(config: Any, batch_size: int) -> Iterator[Any]:
   tf = tensorflow_setup.load_tensorflow()
 
   def read(position: Any, record: dict[str, Any]) -> Any:
-    crop = preprocessing.decode_window(
+    crop = image_decoding.decode_window(
       record['image'],
-      True,
       3,
       lambda height, width: preprocessing.random_crop_window(
         height, width, tf.stack([tf.constant(0, tf.int64), position])
