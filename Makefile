@@ -1,6 +1,7 @@
 # make demo   everything on the embedded digits data set, into runs/demo
 # make test   lint, types, tests (under 15 minutes on two cores)
 # make test-all also the slow ones
+# make install-check  the installed package, from an empty folder
 # make bench  timings against others, into tests/benchmarks/benchmarks.md
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,7 +16,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 export TMPDIR := $(CURDIR)/.cache/tmp
 $(shell mkdir -p $(TMPDIR))
 
-.PHONY: demo test test-all bench lint setup clean
+.PHONY: demo test test-all bench lint format install-check setup clean
 
 setup: $(VENV)/.run
 
@@ -39,6 +40,26 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+format: $(VENV)/.dev
+	$(BIN)/ruff check --fix --quiet .
+	$(BIN)/ruff format .
+
+# The wheel in an environment of its own, used from an empty folder. Its
+# requirements are lent by the environment of the tests.
+install-check: $(VENV)/.dev
+	rm -rf .cache/install && mkdir -p .cache/install/empty
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir .cache/install .
+	rm -rf build spnas_jax.egg-info
+	$(PYTHON) -m venv .cache/install/venv
+	.cache/install/venv/bin/pip install --quiet --no-deps .cache/install/*.whl
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" \
+	  > .cache/install/lent.pth
+	cp .cache/install/lent.pth \
+	  "$$(.cache/install/venv/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")"
+	.cache/install/venv/bin/spnas --help > .cache/install/help.txt || test $$? -eq 1
+	grep -q -- --config .cache/install/help.txt
+	cd .cache/install/empty && ../venv/bin/spnas --stage=zoo --config=digits --workdir=zoo
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -20,7 +20,7 @@ so there is no accuracy to expect yet.
 
 from ml_collections import ConfigDict
 
-from spnas_jax.config import default_config
+from spnas_jax.config.defaults import default_config
 
 
 def get_config() -> ConfigDict:

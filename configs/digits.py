@@ -6,7 +6,7 @@
 A nine-layer space at 32 px; 1,437 training and 360 test images.
 """
 
-from spnas_jax.config import default_config
+from spnas_jax.config.defaults import default_config
 
 
 def get_config():

@@ -6,7 +6,7 @@ The images come from Debian's package dataset-fashion-mnist, or from the four
 IDX files in `dataset.raw_dir`.
 """
 
-from spnas_jax.config import default_config
+from spnas_jax.config.defaults import default_config
 
 
 def get_config():

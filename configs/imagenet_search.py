@@ -18,8 +18,8 @@ Formulations, as in --config=configs/imagenet_search.py:official
   :paper     As printed: squared norms, dropout in the first six epochs. The
              paper does not print λ; this is that of the authors' code.
 
-The last two start saturated (see spnas_jax/gates.py): shorter schedules or
-smaller batches may never leave the largest network.
+The last two start saturated (see spnas_jax/search/gates.py): shorter schedules
+or smaller batches may never leave the largest network.
 
 Needs: imagenet2012 prepared by tfds (`tfds build imagenet2012`, which asks for
 the archives, 144 GB downloaded by hand), and 2 GB of host memory for shuffling.
@@ -34,8 +34,8 @@ numbers of steps, its schedule, its space and that it runs on made-up records.
 
 from ml_collections import ConfigDict
 
-from spnas_jax.config import default_config
-from spnas_jax.errors import UserError
+from spnas_jax.config.defaults import default_config
+from spnas_jax.core.errors import UserError
 
 VARIANTS = ('', 'official', 'paper')
 

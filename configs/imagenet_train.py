@@ -27,11 +27,11 @@ schedule.
 
 from ml_collections import ConfigDict
 
-from configs import imagenet_search
+from spnas_jax.config.files import load_config
 
 
 def get_config() -> ConfigDict:
-  config = imagenet_search.get_config()
+  config = load_config('imagenet_search')
   config.architecture = 'single_path_nas'
   config.train.checkpoint_epochs = 5.0
   return config

@@ -5,18 +5,17 @@ from __future__ import annotations
 import difflib
 import gc
 import os
-import pathlib
 from typing import Any
 
 from absl import logging
 from ml_collections import ConfigDict
 
-from spnas_jax import config as config_lib
-from spnas_jax import config_rules, datasets
-from spnas_jax.errors import UserError
-from spnas_jax.workdir import Workdir
-
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+from spnas_jax.config import defaults as config_lib
+from spnas_jax.config import rules as config_rules
+from spnas_jax.config.workdir import Workdir
+from spnas_jax.core.errors import UserError
+from spnas_jax.core.places import kept
+from spnas_jax.data import datasets
 
 
 def start(config: ConfigDict, workdir: str) -> tuple[ConfigDict, Workdir]:
@@ -50,7 +49,7 @@ def check_keys(config: ConfigDict, default: ConfigDict, path: str = '') -> None:
     if key not in config:
       raise UserError(
         f'{path}{key} is missing in the config; start from '
-        'spnas_jax.config.default_config()'
+        'spnas_jax.config.defaults.default_config()'
       )
     value, kind = config[key], default.get_type(key)
     if issubclass(kind, ConfigDict) and isinstance(value, ConfigDict):
@@ -85,13 +84,13 @@ def prepare_jax() -> None:
   """
   import jax
 
-  from spnas_jax import processes
+  from spnas_jax.core import processes
 
   # Tracing makes hundreds of thousands of objects that stay: at Python's own
   # threshold looking for cycles among them is a third of the time it takes.
   gc.set_threshold(50_000)
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
-    jax.config.update('jax_compilation_cache_dir', str(ROOT / '.cache' / 'jax'))
+    jax.config.update('jax_compilation_cache_dir', str(kept('jax')))
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   processes.join()

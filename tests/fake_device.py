@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from spnas_jax import table_entries, tflite
-from spnas_jax.devices import Device, Take
+from spnas_jax.export import tflite
+from spnas_jax.latency import entries as table_entries
+from spnas_jax.latency.devices import Device, Take
 
 # Time of a call, ms.
 CALL_MS = 0.5
@@ -79,7 +80,7 @@ def install(monkeypatch, device: Device) -> None:
 
   Models are exported once and kept: the fake times them whatever their weights.
   """
-  from spnas_jax import build_table, profile, validate_table
+  from spnas_jax.stages import build_table, profile, validate_table
 
   monkeypatch.setattr(table_entries, 'random_tflite', _kept_tflite)
   for module in (build_table, validate_table, profile):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spnas_jax import tensorflow_setup
+from spnas_jax.core import tensorflow_setup
 
 tfds = tensorflow_setup.load_tfds()
 

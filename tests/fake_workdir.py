@@ -6,11 +6,11 @@ import io
 import numpy as np
 from fake_events import write_events
 
-from spnas_jax import report_data
-from spnas_jax.architecture import block_input_sizes
-from spnas_jax.config import default_config, make_space
-from spnas_jax.latency import LatencyTable, block_key, head_key, stem_key
-from spnas_jax.workdir import Workdir, stage_inputs
+from spnas_jax.config.defaults import default_config, make_space
+from spnas_jax.config.workdir import Workdir, stage_inputs
+from spnas_jax.latency.table import LatencyTable, block_key, head_key, stem_key
+from spnas_jax.networks.architecture import block_input_sizes
+from spnas_jax.report import findings as report_data
 
 STEPS = np.arange(10, 110, 10)
 

@@ -12,18 +12,13 @@ import tiny_run
 from fake_device import FakeDevice
 from fake_workdir import fill, small_config
 
-from spnas_jax import (
-  devices,
-  events,
-  figures,
-  network_figures,
-  profile,
-  report,
-  validate_table,
-)
-from spnas_jax.device_host import HostDevice
-from spnas_jax.events import event_writer
-from spnas_jax.workdir import Workdir
+from spnas_jax.config.workdir import Workdir
+from spnas_jax.latency import devices
+from spnas_jax.latency.host import HostDevice
+from spnas_jax.report import figures, network_figures
+from spnas_jax.stages import profile, report, validate_table
+from spnas_jax.training import events
+from spnas_jax.training.events import event_writer
 
 FULL = OSError(errno.ENOSPC, 'No space left on device')
 
@@ -113,7 +108,7 @@ def test_curves_that_cannot_be_read_are_left_out(monkeypatch, tmp_path):
 
 
 def test_a_validation_stands_without_its_picture(monkeypatch, tmp_path, capsys):
-  from spnas_jax import build_table
+  from spnas_jax.stages import build_table
 
   device = FakeDevice()
   fake_device.install(monkeypatch, device)

@@ -19,13 +19,15 @@ import pytest
 import tiny
 import tiny_run
 
-import main
-from spnas_jax import config as config_lib
-from spnas_jax import config_rules, datasets, evaluate, search, startup, train
-from spnas_jax.checkpoint import Checkpoints
-from spnas_jax.errors import UserError
-from spnas_jax.search_setup import create_state, make_search
-from spnas_jax.workdir import Workdir
+from spnas_jax import cli, stage_runs, startup
+from spnas_jax.config import defaults as config_lib
+from spnas_jax.config import rules as config_rules
+from spnas_jax.config.workdir import Workdir
+from spnas_jax.core.errors import UserError
+from spnas_jax.data import datasets
+from spnas_jax.search.search_setup import create_state, make_search
+from spnas_jax.stages import evaluate, search, train
+from spnas_jax.training.checkpoint import Checkpoints
 
 NOBODY = 65534
 # Smallest network of the tiny space.
@@ -42,7 +44,7 @@ def refused(call, capsys) -> str:
   """The line with which a call is refused, exit code 2."""
   capsys.readouterr()
   with pytest.raises(SystemExit) as stop:
-    main.guarded(call)
+    cli.guarded(call)
   assert stop.value.code == 2
   return one_line(capsys.readouterr().err)
 
@@ -79,7 +81,7 @@ BROKEN_CONFIGS = {
   'import': 'import no_such_module\n',
   'raises': 'def get_config():\n  raise RuntimeError("two\\nlines")\n',
   'typo': (
-    'from spnas_jax.config import default_config\n'
+    'from spnas_jax.config.defaults import default_config\n'
     'def get_config():\n'
     '  c = default_config()\n'
     '  c.search.targt_ms = 80.0\n'
@@ -134,7 +136,7 @@ def test_wrong_command_lines_are_refused_in_one_line(
   done = tiny_run.run(
     [
       sys.executable,
-      'main.py',
+      'cli.py',
       '--stage=search',
       *([] if '--config=' in arguments[0] else ['--config=configs/digits.py']),
       f'--workdir={light_workdir}',
@@ -150,7 +152,7 @@ def test_wrong_command_lines_are_refused_in_one_line(
 
 
 def test_a_missing_config_flag_is_refused():
-  done = tiny_run.run([sys.executable, 'main.py', '--workdir=nowhere'])
+  done = tiny_run.run([sys.executable, 'cli.py', '--workdir=nowhere'])
   assert done.returncode == 2
   assert '--config is missing' in one_line(done.stderr)
   assert not (tiny_run.ROOT / 'nowhere').exists()
@@ -161,8 +163,8 @@ def test_overrides_reach_the_stage_and_nothing_heavy_is_imported(tmp_path):
   unset, too), with both limits. TensorFlow, which takes seconds to import, is
   not needed to say so."""
   done = run_python(
-    'import sys, main\n'
-    'try: main.main()\n'
+    'import sys; from spnas_jax import cli\n'
+    'try: cli.main()\n'
     'finally: print("tensorflow" in sys.modules)',
     *tiny_run.command('search', tmp_path, '--config.search.target_ms=80')[2:],
   )
@@ -183,7 +185,7 @@ def test_help_is_readable_and_needs_no_jax():
   assert 'Traceback' not in done.stdout + done.stderr
   for word in ('--config', '--stage', '--workdir', 'configs/digits.py'):
     assert word in done.stdout
-  for stage in ('all', *main.STAGES):
+  for stage in ('all', *stage_runs.STAGES):
     assert stage in done.stdout
   assert done.stdout.split()[-1] == 'False'
 
@@ -194,15 +196,15 @@ def test_help_is_readable_and_needs_no_jax():
 def test_a_process_starts_again_with_huge_pages_once(monkeypatch):
   """With the same command line, and only where nobody chose otherwise."""
   started = []
-  monkeypatch.setattr(main.os, 'execv', lambda *args: started.append(args))
-  monkeypatch.setattr(sys, 'orig_argv', ['python', 'main.py', '--stage=zoo'])
+  monkeypatch.setattr(cli.os, 'execv', lambda *args: started.append(args))
+  monkeypatch.setattr(sys, 'orig_argv', ['python', 'cli.py', '--stage=zoo'])
   monkeypatch.setenv('GLIBC_TUNABLES', '')  # So that it is put back.
   monkeypatch.delenv('GLIBC_TUNABLES')
-  main.use_huge_pages()
+  cli.use_huge_pages()
   assert os.environ['GLIBC_TUNABLES'] == 'glibc.malloc.hugetlb=1'
-  main.use_huge_pages()
+  cli.use_huge_pages()
   assert started == [
-    (sys.executable, [sys.executable, 'main.py', '--stage=zoo'])
+    (sys.executable, [sys.executable, 'cli.py', '--stage=zoo'])
   ]
 
 
@@ -215,7 +217,7 @@ def test_a_workdir_in_use_is_refused(tmp_path):
   with subprocess.Popen(
     [
       *(sys.executable, '-c'),
-      'import sys; from spnas_jax.workdir import Workdir\n'
+      'import sys; from spnas_jax.config.workdir import Workdir\n'
       'w = Workdir(sys.argv[1]); w.lock(); print("locked", flush=True)\n'
       'sys.stdin.read()',
       str(tmp_path),
@@ -239,7 +241,7 @@ def test_ctrl_c_ends_in_one_line(capsys):
     raise KeyboardInterrupt
 
   with pytest.raises(SystemExit) as stop:
-    main.guarded(interrupted)
+    cli.guarded(interrupted)
   assert stop.value.code == 130
   error = capsys.readouterr().err
   assert error == 'stopped; the same command goes on from here\n'
@@ -247,10 +249,10 @@ def test_ctrl_c_ends_in_one_line(capsys):
 
 def test_a_mistake_of_the_program_exits_1_with_its_traceback():
   done = run_python(
-    'import main\n'
+    'from spnas_jax import cli\n'
     'def run(argv): raise RuntimeError("a mistake")\n'
-    'main.run = run\n'
-    'main.main()',
+    'cli.run = run\n'
+    'cli.main()',
     '--config=configs/digits.py',
   )
   assert done.returncode == 1
@@ -264,8 +266,8 @@ def test_every_stage_has_a_module_and_all_runs_them_in_order(
   monkeypatch, tmp_path
 ):
   """A name that is listed but cannot be run would only show when it is used."""
-  for module in main.STAGES.values():
-    assert importlib.util.find_spec(f'spnas_jax.{module}'), module
+  for module in stage_runs.STAGES:
+    assert importlib.util.find_spec(f'spnas_jax.stages.{module}'), module
   ran = []
 
   class Stage:
@@ -275,16 +277,18 @@ def test_every_stage_has_a_module_and_all_runs_them_in_order(
     def run(self, config, workdir):
       ran.append((self.name, config, workdir))
 
-  monkeypatch.setattr(main.importlib, 'import_module', Stage)
+  monkeypatch.setattr(stage_runs.importlib, 'import_module', Stage)
   monkeypatch.setattr(
     startup, 'start', lambda config, path: (config, Workdir(tmp_path / path))
   )
-  argv = ['main.py', '--config=tests/tiny_run.py', '--workdir=somewhere']
+  argv = ['cli.py', '--config=tests/tiny_run.py', '--workdir=somewhere']
   monkeypatch.setattr(sys, 'argv', argv)
   monkeypatch.chdir(tiny_run.ROOT)
-  main.run(main.parse_flags(argv))
+  cli.run(cli.parse_flags(argv))
   stages = ['search', 'train', 'evaluate', 'export', 'profile', 'report']
-  assert [name for name, _, _ in ran] == [f'spnas_jax.{s}' for s in stages]
+  assert [name for name, _, _ in ran] == [
+    f'spnas_jax.stages.{s}' for s in stages
+  ]
   assert {workdir.path.name for _, _, workdir in ran} == {'somewhere'}
 
 
@@ -648,7 +652,7 @@ def test_a_damaged_checkpoint_is_named(workdir, capsys):
 def diverge(config, folder, capsys) -> str:
   """The line with which a search stops, exit code 1."""
   with pytest.raises(SystemExit) as stop:
-    main.guarded(search.run, config, Workdir(folder))
+    cli.guarded(search.run, config, Workdir(folder))
   assert stop.value.code == 1
   assert not (folder / 'results.json').exists()
   assert not (folder / 'architecture.json').exists()
@@ -737,9 +741,9 @@ def test_what_a_later_stage_refuses_is_said_first(
 ):
   """`all` must not search for hours and then refuse to evaluate."""
   config = tiny_run.config(**changes)
-  chosen = main.ALL if stage == 'all' else (stage,)
+  chosen = stage_runs.ALL if stage == 'all' else (stage,)
   line = refused(
-    lambda: main.run_stages(chosen, config, Workdir(tmp_path)), capsys
+    lambda: stage_runs.run_stages(chosen, config, Workdir(tmp_path)), capsys
   )
   for word in words:
     assert word in line
@@ -748,7 +752,7 @@ def test_what_a_later_stage_refuses_is_said_first(
 
 def test_a_finished_stage_needs_no_data(workdir, monkeypatch):
   """Years later, on a machine without the images, it still says so."""
-  monkeypatch.setattr('spnas_jax.run_setup.check_data', _never)
+  monkeypatch.setattr('spnas_jax.training.run_setup.check_data', _never)
   for stage in (search, train):
     stage.run(tiny_run.config(), Workdir(workdir))
 
@@ -767,9 +771,9 @@ def test_none_on_the_command_line_unsets_what_a_config_file_set(tmp_path):
 
   def parsed(*arguments, variant=''):
     code = (
-      'import sys, main\n'
-      'main.guarded(main.parse_flags, sys.argv)\n'
-      'c = main._CONFIG.value.search\n'
+      'import sys; from spnas_jax import cli\n'
+      'cli.guarded(cli.parse_flags, sys.argv)\n'
+      'c = cli._CONFIG.value.search\n'
       'print(c.target_ms, c.lambda_)'
     )
     config = f'--config=configs/imagenet_search.py{variant}'

@@ -15,11 +15,11 @@ import numpy as np
 from hypothesis import settings
 from ml_collections import ConfigDict
 
-from spnas_jax.architecture import Block
-from spnas_jax.config import default_config
-from spnas_jax.latency import LatencyTable, network_keys
-from spnas_jax.space import SearchSpace, Stage
-from spnas_jax.supernet import SuperNet
+from spnas_jax.config.defaults import default_config
+from spnas_jax.latency.table import LatencyTable, network_keys
+from spnas_jax.models.supernet import SuperNet
+from spnas_jax.networks.architecture import Block
+from spnas_jax.networks.space import SearchSpace, Stage
 
 IMAGE_SIZE = 12
 NUM_CLASSES = 6

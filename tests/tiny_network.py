@@ -6,9 +6,9 @@ import jax
 import numpy as np
 import tiny
 
-from spnas_jax.architecture import Architecture
-from spnas_jax.convnet import ConvNet
-from spnas_jax.table_entries import random_variables
+from spnas_jax.latency.entries import random_variables
+from spnas_jax.models.convnet import ConvNet
+from spnas_jax.networks.architecture import Architecture
 
 SIZE = 12
 

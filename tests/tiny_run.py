@@ -21,7 +21,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from spnas_jax.config import default_config
+from spnas_jax.config.defaults import default_config
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 STEPS = 16
@@ -58,7 +58,7 @@ def table_path() -> pathlib.Path:
   """A made-up latency table for the space of `get_config`."""
   import tiny
 
-  from spnas_jax.config import make_space
+  from spnas_jax.config.defaults import make_space
 
   config = get_config()
   table = tiny.table(make_space(config), config.dataset.image_size)
@@ -86,8 +86,8 @@ def finished() -> pathlib.Path:
 
   Its runs had the devices of the tests and were never interrupted.
   """
-  from spnas_jax import evaluate, search, train
-  from spnas_jax.workdir import Workdir
+  from spnas_jax.config.workdir import Workdir
+  from spnas_jax.stages import evaluate, search, train
 
   workdir = Workdir(scratch() / 'finished')
   for stage in (search, train, evaluate):

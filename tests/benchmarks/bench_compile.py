@@ -28,9 +28,9 @@ def child(case: str) -> dict[str, float]:
   import jax
 
   from spnas_jax import startup
-  from spnas_jax.contestants import make_contestant, programs
-  from spnas_jax.latency import LatencyTable
-  from spnas_jax.tpu_compiler import lower
+  from spnas_jax.core.tpu_compiler import lower
+  from spnas_jax.latency.table import LatencyTable
+  from spnas_jax.search.contestants import make_contestant, programs
 
   startup.prepare_jax()
   module, size, batch, *_ = CPU_CASES[case]

@@ -123,7 +123,7 @@ def jax_step(stride: int, implementation: str):
   """(x, kernel, dy) -> (y, dx, dkernel)."""
   import jax
 
-  from spnas_jax.depthwise import depthwise_conv
+  from spnas_jax.models.depthwise import depthwise_conv
 
   conv = functools.partial(
     depthwise_conv, stride=stride, implementation=implementation

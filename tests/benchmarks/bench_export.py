@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from spnas_jax import tflite, zoo
-from spnas_jax.convnet import ConvNet
-from spnas_jax.device_host import HostDevice
-from spnas_jax.network_export import to_tflite
-from spnas_jax.table_entries import random_variables
-from spnas_jax.tensorflow_setup import load_tensorflow
+from spnas_jax.core.tensorflow_setup import load_tensorflow
+from spnas_jax.export import tflite
+from spnas_jax.export.network import to_tflite
+from spnas_jax.latency.entries import random_variables
+from spnas_jax.latency.host import HostDevice
+from spnas_jax.models.convnet import ConvNet
+from spnas_jax.networks import zoo
 
 
 def keras_model(image_size: int) -> bytes:

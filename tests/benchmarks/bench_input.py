@@ -28,12 +28,12 @@ from typing import Any
 
 import numpy as np
 
-from spnas_jax import (
+from spnas_jax.core import tensorflow_setup
+from spnas_jax.data import (
   datasets,
   image_decoding,
   input_pipeline,
   preprocessing,
-  tensorflow_setup,
 )
 from tests import fake_imagenet
 

@@ -21,9 +21,9 @@ import os
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
 from spnas_jax import startup
-from spnas_jax.compare import price_here
-from spnas_jax.contestants import make_contestant, num_trainable
-from spnas_jax.latency import LatencyTable
+from spnas_jax.latency.table import LatencyTable
+from spnas_jax.search.contestants import make_contestant, num_trainable
+from spnas_jax.stages.compare import price_here
 
 FACTORS = ('params', 'temp_bytes', 'peak_bytes', 'step_seconds')
 

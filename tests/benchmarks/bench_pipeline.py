@@ -22,16 +22,16 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 import jax
 
 from spnas_jax import startup
-from spnas_jax.config import make_space
-from spnas_jax.parallel import pmap_step, replicate
-from spnas_jax.run_setup import device_batches
-from spnas_jax.search_setup import (
+from spnas_jax.config.defaults import make_space
+from spnas_jax.core.parallel import pmap_step, replicate
+from spnas_jax.search.search_setup import (
   create_state,
   load_table,
   make_search,
   resolve_target,
 )
-from spnas_jax.search_step import make_search_step
+from spnas_jax.search.search_step import make_search_step
+from spnas_jax.training.run_setup import device_batches
 
 
 def main() -> None:

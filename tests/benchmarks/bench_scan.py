@@ -36,15 +36,19 @@ from jax import Array, lax
 from ml_collections import ConfigDict
 
 from configs import imagenet_search
-from spnas_jax.config import make_space
-from spnas_jax.latency import LatencyTable
-from spnas_jax.layers import Frame, MBConv, Style
-from spnas_jax.parallel import replicate
-from spnas_jax.run_setup import image_shape
-from spnas_jax.search_setup import create_state, make_search, resolve_target
-from spnas_jax.search_step import Search, make_search_step
-from spnas_jax.supernet import SuperNet, layer_gates, layer_name
-from spnas_jax.tpu_compiler import Program, lower, read
+from spnas_jax.config.defaults import make_space
+from spnas_jax.core.parallel import replicate
+from spnas_jax.core.tpu_compiler import Program, lower, read
+from spnas_jax.latency.table import LatencyTable
+from spnas_jax.models.layers import Frame, MBConv, Style
+from spnas_jax.models.supernet import SuperNet, layer_gates, layer_name
+from spnas_jax.search.search_setup import (
+  create_state,
+  make_search,
+  resolve_target,
+)
+from spnas_jax.search.search_step import Search, make_search_step
+from spnas_jax.training.run_setup import image_shape
 
 VARIANTS = ('unrolled', 'scanned', 'remat')
 BATCH = 8

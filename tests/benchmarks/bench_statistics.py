@@ -43,19 +43,19 @@ def networks() -> dict[str, str]:
 def measure(name: str, text: str, folder: Any) -> dict[str, Any]:
   """Top-1 and cross-entropy of one training, scored both ways."""
   from configs import fashion_mnist
-  from spnas_jax import zoo
-  from spnas_jax.batch_norm import estimate_batch_stats
-  from spnas_jax.config import dataset_facts
-  from spnas_jax.convnet import ConvNet
-  from spnas_jax.loop import run_steps, take
-  from spnas_jax.parallel import pmap_step
-  from spnas_jax.routes import resolve_architecture
-  from spnas_jax.run_setup import device_batches, init_variables
-  from spnas_jax.scoring import convnet_eval_step, score_split
-  from spnas_jax.steps import make_train_step
-  from spnas_jax.train_state import TrainState
-  from spnas_jax.trained import training_parts
-  from spnas_jax.workdir import Workdir
+  from spnas_jax.config.defaults import dataset_facts
+  from spnas_jax.config.routes import resolve_architecture
+  from spnas_jax.config.workdir import Workdir
+  from spnas_jax.core.parallel import pmap_step
+  from spnas_jax.models.convnet import ConvNet
+  from spnas_jax.networks import zoo
+  from spnas_jax.training.batch_norm import estimate_batch_stats
+  from spnas_jax.training.loop import run_steps, take
+  from spnas_jax.training.run_setup import device_batches, init_variables
+  from spnas_jax.training.scoring import convnet_eval_step, score_split
+  from spnas_jax.training.steps import make_train_step
+  from spnas_jax.training.train_state import TrainState
+  from spnas_jax.training.trained import training_parts
 
   config = fashion_mnist.get_config()
   config.architecture = text

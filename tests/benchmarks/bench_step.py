@@ -84,15 +84,19 @@ def our_steps(case: str):
   import jax
   import numpy as np
 
-  from spnas_jax.config import make_space
-  from spnas_jax.latency import LatencyTable
-  from spnas_jax.parallel import pmap_step, replicate
-  from spnas_jax.run_setup import init_variables
-  from spnas_jax.search_setup import create_state, make_search, resolve_target
-  from spnas_jax.search_step import make_search_step
-  from spnas_jax.steps import make_train_step
-  from spnas_jax.train_state import TrainState
-  from spnas_jax.trained import training_parts
+  from spnas_jax.config.defaults import make_space
+  from spnas_jax.core.parallel import pmap_step, replicate
+  from spnas_jax.latency.table import LatencyTable
+  from spnas_jax.search.search_setup import (
+    create_state,
+    make_search,
+    resolve_target,
+  )
+  from spnas_jax.search.search_step import make_search_step
+  from spnas_jax.training.run_setup import init_variables
+  from spnas_jax.training.steps import make_train_step
+  from spnas_jax.training.train_state import TrainState
+  from spnas_jax.training.trained import training_parts
 
   module, size, batch, dtype, num_steps = CASES[case]
   config = importlib.import_module(f'configs.{module}').get_config()

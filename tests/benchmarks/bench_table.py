@@ -23,8 +23,8 @@ import pathlib
 import numpy as np
 import scipy.optimize
 
-from spnas_jax.architecture import Architecture
-from spnas_jax.latency import LatencyTable, network_keys
+from spnas_jax.latency.table import LatencyTable, network_keys
+from spnas_jax.networks.architecture import Architecture
 from tests.benchmarks.stages import run_stage
 
 CONFIG = 'configs/imagenet_search.py'

@@ -34,11 +34,15 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 from ml_collections import ConfigDict
 
 from configs import imagenet_search
-from spnas_jax.config import make_space
-from spnas_jax.contestants import make_contestant, num_trainable, programs
-from spnas_jax.latency import LatencyTable
-from spnas_jax.table_entries import space_entries
-from spnas_jax.tpu_compiler import describe, tpu_devices, try_batch
+from spnas_jax.config.defaults import make_space
+from spnas_jax.core.tpu_compiler import describe, tpu_devices, try_batch
+from spnas_jax.latency.entries import space_entries
+from spnas_jax.latency.table import LatencyTable
+from spnas_jax.search.contestants import (
+  make_contestant,
+  num_trainable,
+  programs,
+)
 from tests.benchmarks.bench_scan import program_for
 
 SHARE = 128

@@ -23,13 +23,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from spnas_jax import tflite, zoo
-from spnas_jax.architecture import Architecture
-from spnas_jax.convnet import ConvNet
-from spnas_jax.network_export import to_tflite
-from spnas_jax.space import imagenet_space
-from spnas_jax.table_entries import random_variables
-from spnas_jax.tensorflow_setup import load_tensorflow
+from spnas_jax.core.tensorflow_setup import load_tensorflow
+from spnas_jax.export import tflite
+from spnas_jax.export.network import to_tflite
+from spnas_jax.latency.entries import random_variables
+from spnas_jax.models.convnet import ConvNet
+from spnas_jax.networks import zoo
+from spnas_jax.networks.architecture import Architecture
+from spnas_jax.networks.space import imagenet_space
 
 BATCH_SIZE = 2
 IMAGE_SIZES = (224, 160, 97)

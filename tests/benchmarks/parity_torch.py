@@ -81,9 +81,9 @@ def jax_half(folder: pathlib.Path) -> dict[str, dict[str, float]]:
   """Largest differences of the logits, by network."""
   import jax
 
-  from spnas_jax import zoo
-  from spnas_jax.convnet import ConvNet
-  from spnas_jax.torch_weights import from_torch
+  from spnas_jax.models.convnet import ConvNet
+  from spnas_jax.models.torch_weights import from_torch
+  from spnas_jax.networks import zoo
 
   rows = {}
   for theirs, ours in NETWORKS.items():

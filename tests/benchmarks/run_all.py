@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from spnas_jax.workdir import versions
+from spnas_jax.config.workdir import versions
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent

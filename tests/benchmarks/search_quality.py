@@ -24,7 +24,7 @@ from typing import Any
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
-from spnas_jax.workdir import Workdir
+from spnas_jax.config.workdir import Workdir
 from tests.benchmarks.search_rows import (
   Row,
   configuration,

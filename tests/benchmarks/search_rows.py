@@ -36,12 +36,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import digits, fashion_mnist
-from spnas_jax.architecture import Architecture
-from spnas_jax.config import default_config, make_space
-from spnas_jax.latency import LatencyTable
-from spnas_jax.random_search import draw
-from spnas_jax.trained import score_from_scratch
-from spnas_jax.workdir import Workdir, fingerprint, stage_inputs
+from spnas_jax.config.defaults import default_config, make_space
+from spnas_jax.config.workdir import Workdir, fingerprint, stage_inputs
+from spnas_jax.latency.table import LatencyTable
+from spnas_jax.networks.architecture import Architecture
+from spnas_jax.stages.random_search import draw
+from spnas_jax.training.trained import score_from_scratch
 
 FASHION = 'fashion_mnist'
 CONFIGS = {
@@ -199,7 +199,7 @@ def made_up_table(config: ConfigDict) -> LatencyTable:
   Every operation 4 us; 1 ns for a multiply-add of a 1x1 convolution and 4 for
   one of a depthwise convolution.
   """
-  from spnas_jax.table_entries import space_entries
+  from spnas_jax.latency.entries import space_entries
 
   def ms(entry) -> float:
     if entry.block is None:
@@ -300,7 +300,7 @@ def do(row: Row, runs: pathlib.Path, results: dict[str, Any]) -> dict[str, Any]:
 
 
 def _search(row, config, workdir, results):
-  from spnas_jax import search
+  from spnas_jax.stages import search
 
   if row.kind == 'supernet':  # All of it warm-up; nothing is bred.
     config.search.method = 'evolution'
@@ -335,7 +335,7 @@ def _train(row, config, workdir, results):
 
 
 def _shared_kernels(row, config, workdir, results):
-  from spnas_jax.shared_kernels import shared_kernels
+  from spnas_jax.search.shared_kernels import shared_kernels
 
   return shared_kernels(config, workdir)
 
@@ -356,8 +356,8 @@ def random_networks(config: ConfigDict, share: float) -> list[Architecture]:
 
 
 def _ranking(row, config, workdir, results):
-  from spnas_jax.search_record import finished_search
-  from spnas_jax.subnets import Subnets
+  from spnas_jax.search.search_record import finished_search
+  from spnas_jax.search.subnets import Subnets
 
   space = make_space(config)
   search, state = finished_search(config, workdir)
@@ -379,7 +379,7 @@ def _ranking(row, config, workdir, results):
 
 
 def _gates(row, config, workdir, results):
-  from spnas_jax import ablate, search
+  from spnas_jax.stages import ablate, search
 
   if row.group == 'sampled':
     workdir = Workdir(workdir.path.parent / needs(row).key)

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import scipy.stats
 
-from spnas_jax.architecture import Architecture
-from spnas_jax.latency import LatencyTable
-from spnas_jax.significance import difference, network_means
+from spnas_jax.latency.table import LatencyTable
+from spnas_jax.networks.architecture import Architecture
+from spnas_jax.report.significance import difference, network_means
 from tests.benchmarks.search_rows import (
   CONFIGS,
   FASHION,

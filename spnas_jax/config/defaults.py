@@ -1,0 +1,424 @@
+"""Every configuration key with its default, and the search space it describes.
+
+`configs/*.py` start from `default_config()` and change what their experiment
+needs. `config_rules.check` refuses wrong values before anything is compiled.
+
+The default of a new key must mean what versions without the key did: a workdir
+of theirs then goes on (`workdir.py`).
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from spnas_jax.core.errors import UserError
+from spnas_jax.data import datasets
+from spnas_jax.data.known_datasets import DatasetInfo
+from spnas_jax.networks.architecture import Architecture, Block, round_channels
+from spnas_jax.networks.space import SearchSpace, Stage
+
+
+def default_config() -> ConfigDict:
+  """All keys; the values are those of the embedded digits data set."""
+  config = ConfigDict()
+  # Of everything random: initialisation, gates, dropout, shuffling, sampling.
+  config.seed = 0
+  # What `train` trains: a zoo name (NAME:torch pads and norms as PyTorch does),
+  # the path of an architecture.json, or a block string; '' = the workdir's
+  # architecture.json, which `search` leaves.
+  config.architecture = ''
+  # Path of the latency table (JSON).
+  config.latency_table = ''
+  # What `build_table`, `validate_table` and `profile` measure: 'host' or 'adb'.
+  config.device = 'host'
+  config.dataset = datasets.default_config()
+  config.space = _space()
+  config.search = _search()
+  config.train = _train()
+  config.evaluate = _evaluate()
+  config.export = _export()
+  config.profile = _profile()
+  config.build_table = _build_table()
+  config.validate_table = _validate_table()
+  config.random_search = _random_search()
+  config.compare = _compare()
+  config.compare_zoo = _compare_zoo()
+  config.ablate = _ablate()
+  config.compile = _compile()
+  return config
+
+
+def _space() -> ConfigDict:
+  c = ConfigDict()
+  # Kernel size and stride of the stem convolution, and its channels.
+  c.stem_kernel = 3
+  c.stem_stride = 2
+  c.stem_channels = 8
+  # Fixed blocks before and behind the searchable stages, as block strings.
+  c.first = ''
+  c.last = ''
+  # Channels, number of layers and first stride of every searchable stage.
+  c.channels = (16, 24, 32)
+  c.layers = (3, 3, 3)
+  c.strides = (2, 2, 1)
+  # Candidates of every layer, ascending; a tuple of tuples gives each stage its
+  # own. Depthwise kernel sizes (odd), expansion ratios, squeeze-and-excitation
+  # ratios ((0.0,) = none, (0.0, 0.25) = searched).
+  c.kernels = (3, 5)
+  c.expansions = (3, 6)
+  c.squeeze_ratios = (0.0,)
+  # Channels of the 1x1 head convolution; 0 = none.
+  c.head_channels = 128
+  # Width multiplier of stem, stages and fixed blocks (rounded to multiples of
+  # 8, never below 90%); the head keeps its width.
+  c.width = 1.0
+  # 'relu' or 'relu6'; of block strings in `architecture`, too.
+  c.activation = 'relu'
+  # Share of old batch statistics kept per step (0.99 in the reference, whose
+  # runs are long; the embedded data sets train for some hundred steps), and
+  # what is added to variances. Of every network that is trained, wherever it
+  # comes from; only PyTorch's (NAME:torch) keep the epsilon of their weights.
+  c.batch_norm_momentum = 0.9
+  c.batch_norm_epsilon = 1e-3
+  return c
+
+
+def _recipe() -> ConfigDict:
+  """What searching and training share."""
+  c = ConfigDict()
+  # Passes over the training images.
+  c.epochs = 30.0
+  # Images per step over all devices and processes.
+  c.batch_size = 64
+  # 'rmsprop' (TensorFlow 1's), 'sgd' (Nesterov 0.9) or 'adamw'.
+  c.optimizer = 'rmsprop'
+  # Peak learning rate per 256 images of batch.
+  c.learning_rate = 0.032
+  # Linear warm-up of the learning rate, epochs.
+  c.lr_warmup_epochs = 1.0
+  # 'cosine' (to 0), 'exponential' (stairs) or 'constant'.
+  c.schedule = 'cosine'
+  # 'exponential': factor, and epochs between stairs.
+  c.decay_rate = 0.97
+  c.decay_epochs = 2.4
+  # Coefficient of 1/2 sum of squares in the loss.
+  c.weight_decay = 1e-5
+  # Probability mass spread over all classes, fraction.
+  c.label_smoothing = 0.1
+  # Share of pooled features dropped before the classifier, fraction.
+  c.dropout = 0.0
+  # Largest decay of the moving average of weights and batch statistics.
+  c.ema_decay = 0.999
+  # Batch-norm statistics over all devices (True) or per device, the
+  # reference's way (False). True: the device count does not change the result.
+  c.sync_batch_norm = True
+  # Training batches from which batch-norm statistics are re-estimated for the
+  # network that is scored and kept: after training, and of decoded networks
+  # inside a supernet. Running averages lag where steps are few.
+  c.batch_norm_batches = 20
+  # Compute type: 'float32' or 'bfloat16'. Losses, statistics, norms, thresholds
+  # and the runtime term stay float32.
+  c.dtype = 'float32'
+  # Keep only the input of every block for the backward pass and compute the
+  # rest again: less memory, longer steps (docs/speed.md has the price). Of the
+  # single-path supernet and of training; the others of `compare` ignore it.
+  c.remat = False
+  # Steps between lines of the log.
+  c.log_every_steps = 50
+  # Epochs between checkpoints.
+  c.checkpoint_epochs = 5.0
+  return c
+
+
+def _search() -> ConfigDict:
+  c = _recipe()
+  # 'gradient': thresholds are trained with the weights. 'evolution': networks
+  # are bred by their scores inside a trained supernet.
+  c.method = 'gradient'
+  # Formulation of the gates: 'sampled', 'official' or 'paper' (gates.py).
+  c.gates = 'sampled'
+  # Latency that the found network has to meet, ms. Unset: target_fraction.
+  c.target_ms = placeholder(float)
+  # Target as a fraction of the way from the space's fastest network (0) to its
+  # slowest (1); used while target_ms is unset.
+  c.target_fraction = 0.5
+  # Fixed weight of ln R instead of a target: no controller, no projection. The
+  # authors' 0.020 is 20 here.
+  c.lambda_ = placeholder(float)
+  # Subset dropout without a runtime term, epochs, part of `epochs`.
+  c.warmup_epochs = 12.0
+  # Probability that a subset is kept during warm-up, fraction.
+  c.keep_probability = 0.6
+  # Runtime model in the loss: 'exact', 'factorised', '' = the formulation's.
+  c.runtime_form = ''
+  # Gate samples: 'shared' by all devices (the result does not depend on their
+  # number), or drawn 'per_device' (the reference's way, less noise).
+  c.gate_samples = 'shared'
+  # Temperature of the sampled gates: start and end, and the fractions of the
+  # search phase between which it falls geometrically.
+  c.temperature_start = 1.0
+  c.temperature_end = 0.05
+  c.temperature_fall = (0.2, 0.9)
+  # Log-odds of every gate at the end of warm-up.
+  c.start_logit = 1.0
+  # Distance a gate's log-odds can travel in the search phase.
+  c.threshold_travel = 8.0
+  # Largest absolute log-odds of a gate.
+  c.logit_limit = 6.0
+  # lambda controller: fraction of the search phase after which the ramp is at
+  # the target; gains on ln(E[R]/target) and on its integral; limit.
+  c.controller = ConfigDict(
+    {'ramp': 0.6, 'proportional': 2.0, 'integral': 4.0, 'limit': 20.0}
+  )
+  # The found network's latency lies in [(1 - slack) target, target], fraction.
+  c.slack = 0.02
+  # method 'evolution': workdir of a finished search whose supernet is used
+  # ('' = train one here, all epochs in warm-up); networks per generation;
+  # generations; probability that a layer is drawn anew; images of a score;
+  # limits at which the Pareto front is searched besides the target.
+  c.evolution = ConfigDict(
+    {
+      'supernet': '',
+      'population': 16,
+      'generations': 8,
+      'mutation': 0.15,
+      'images': 1000,
+      'front_points': 4,
+    }
+  )
+  return c
+
+
+def _train() -> ConfigDict:
+  c = _recipe()
+  # Alpha of mixup's Beta distribution (0.2 is usual); 0 = no mixup.
+  c.mixup = 0.0
+  # Probability that a rectangle of an image is erased, fraction.
+  c.random_erasing = 0.0
+  # Weights at the start: 'scratch'; 'inherit', from the search's supernet; or
+  # the path of an .npz file with a PyTorch state dict (README), which 0 epochs
+  # leave as it is.
+  c.init = 'scratch'
+  return c
+
+
+def _evaluate() -> ConfigDict:
+  c = ConfigDict()
+  # Images per step over all devices.
+  c.batch_size = 120
+  # 'test', or 'validation' (images held out of training by dataset.holdout).
+  c.split = 'test'
+  return c
+
+
+def _export() -> ConfigDict:
+  c = ConfigDict()
+  # Subtract mean and divide by std inside the model, so that an app feeds
+  # pixels 0..255. False: the app normalises.
+  c.normalise_inside = True
+  # Training images from which int8 ranges are calibrated.
+  c.calibration_images = 256
+  # Test images on which exported and JAX outputs are compared.
+  c.check_images = 128
+  # Images of one inference; 0 = dynamic.
+  c.batch_size = 1
+  return c
+
+
+def _profile() -> ConfigDict:
+  c = ConfigDict()
+  # Interpreter threads.
+  c.threads = 1
+  # Unmeasured runs before the first round.
+  c.warmup_runs = 20
+  # Interleaved rounds, and runs in each.
+  c.rounds = 20
+  c.runs_per_round = 10
+  # adb: serial of the phone ('' = the only one attached), path of Android's
+  # benchmark_model binary on this machine, seconds of rest between models.
+  c.adb_serial = ''
+  c.benchmark_model = ''
+  c.cooldown_seconds = 10.0
+  # Longest run of one measurement, seconds.
+  c.timeout_seconds = 300.0
+  return c
+
+
+def _build_table() -> ConfigDict:
+  c = ConfigDict()
+  # Name written into the table.
+  c.name = 'host'
+  # Whole random networks timed to fit the calibration factor; 0 = factor 1.
+  c.calibration_networks = 6
+  # Interleaved rounds over all operations, and runs of each in a round.
+  c.rounds = 20
+  c.runs_per_round = 10
+  c.warmup_runs = 5
+  return c
+
+
+def _validate_table() -> ConfigDict:
+  c = ConfigDict()
+  # Random networks that the table has not seen.
+  c.num_networks = 20
+  c.rounds = 20
+  c.runs_per_round = 5
+  c.warmup_runs = 5
+  return c
+
+
+def _random_search() -> ConfigDict:
+  c = ConfigDict()
+  # Networks to draw and train.
+  c.num_networks = 10
+  # Half-width of the accepted latency band around the target, fraction.
+  c.band = 0.02
+  # Seeds with which each network (the found one too) is trained.
+  c.train_seeds = (0,)
+  return c
+
+
+def _compare_zoo() -> ConfigDict:
+  c = ConfigDict()
+  # Zoo networks to train with the recipe of `train`.
+  c.networks = ('mobilenet_v2', 'mnasnet_b1')
+  # Their width multipliers; several make a family (paper Fig. 8).
+  c.widths = (1.0,)
+  # Those of the network that the workdir's search found.
+  c.found_widths = (1.0,)
+  # Time every network on `device`, as `profile` says; False: predict from
+  # latency_table, where it has the network's operations.
+  c.measure = True
+  return c
+
+
+def _ablate() -> ConfigDict:
+  c = ConfigDict()
+  # What to do: 'kernels' (paper Table 2), 'gates' (gradient against the true
+  # change of the loss), 'ranking' (Kendall's tau).
+  c.parts = ('kernels', 'gates', 'ranking')
+  # gates: random settings of the other gates, and images for each.
+  c.contexts = 8
+  c.images = 240
+  # ranking: random networks, and images that the supernet scores them on.
+  c.num_networks = 20
+  c.ranking_images = 1000
+  return c
+
+
+def _compare() -> ConfigDict:
+  c = ConfigDict()
+  # Supernets to compare; they share the space and section `search`.
+  c.methods = ('single_path', 'fbnet', 'darts', 'proxyless')
+  # Interleaved rounds in which each method's step is timed; 0 = none. A step
+  # is one update of the weights and, multi-path, one of the path logits.
+  c.rounds = 10
+  # Steps of each method before the first round.
+  c.warmup_steps = 2
+  # Memory is that of the devices at hand (''), or of a TPU that need not be
+  # there, as in compile.topology, which adds its estimated step time.
+  c.topology = ''
+  # Bisect the largest batch that fits the TPU (a compilation for every try).
+  c.find_largest_batch = False
+  # Passes over the training images of a real search by each method; 0 = none.
+  c.epochs = 0.0
+  return c
+
+
+def _compile() -> ConfigDict:
+  c = ConfigDict()
+  # TPU topology: generation and chips in x, y (and z: v4, v5p, tpu7x), as in
+  # 'v2:2x2', 'v3:4x4', 'v4:2x2x2', 'v5e:4x4', 'v5p:2x2x1', 'v6e:4x4'.
+  c.topology = 'v2:2x2'
+  # Step to compile: 'search' or 'train'.
+  c.step = 'search'
+  # Bisect the largest batch that fits (a compilation for every try).
+  c.find_largest_batch = False
+  return c
+
+
+def dataset_facts(config: ConfigDict) -> DatasetInfo:
+  """Counts, classes and channels of the configured data set."""
+  return datasets.info(config.dataset)
+
+
+def make_space(config: ConfigDict) -> SearchSpace:
+  """The search space of a configuration.
+
+  Raises:
+    UserError: naming the key of `space` that does not fit.
+  """
+  c = config.space
+  facts = dataset_facts(config)
+  count = len(c.channels)
+  for key in ('layers', 'strides'):
+    if len(c[key]) != count:
+      raise UserError(
+        f'space.{key} is {tuple(c[key])}, must have {count} entries, one for '
+        'each of space.channels'
+      )
+
+  def each(key):
+    """A candidate set for every stage."""
+    value = tuple(c[key])
+    if value and isinstance(value[0], (tuple, list)):
+      if len(value) != count:
+        raise UserError(
+          f'space.{key} is {value}, must be one tuple or {count} of them'
+        )
+      return tuple(tuple(v) for v in value)
+    return (value,) * count
+
+  def widen(channels):
+    return round_channels(channels * c.width) if c.width != 1 else channels
+
+  sets = {k: each(k) for k in ('kernels', 'expansions', 'squeeze_ratios')}
+  stages = tuple(
+    Stage(
+      widen(c.channels[i]),
+      c.layers[i],
+      c.strides[i],
+      **{key: value[i] for key, value in sets.items()},
+    )
+    for i in range(count)
+  )
+  stem = widen(c.stem_channels)
+  first = _fixed_blocks('space.first', c.first, stem, widen)
+  last = _fixed_blocks('space.last', c.last, stages[-1].channels, widen)
+  return SearchSpace(
+    stages=stages,
+    stem_channels=stem,
+    first=first,
+    last=last,
+    head_channels=c.head_channels,
+    num_classes=facts.num_classes,
+    input_channels=facts.channels,
+    stem_kernel=c.stem_kernel,
+    stem_stride=c.stem_stride,
+    activation=c.activation,
+    batch_norm_momentum=c.batch_norm_momentum,
+    batch_norm_epsilon=c.batch_norm_epsilon,
+  )
+
+
+def _fixed_blocks(field, text, channels, widen) -> tuple[Block, ...]:
+  """Blocks of a block string, at the space's width."""
+  if not text:
+    return ()
+  try:
+    plain = Architecture.from_string(f'stem_c{channels} {text} fc_c1').blocks
+    words = ' '.join(
+      _with_channels(word, widen(block.out_channels))
+      for word, block in zip(text.split(), plain, strict=True)
+    )
+    return Architecture.from_string(f'stem_c{channels} {words} fc_c1').blocks
+  except (UserError, ValueError) as e:
+    raise UserError(f'{field} is {text!r}: {e}') from e
+
+
+def _with_channels(word: str, channels: int) -> str:
+  return '_'.join(
+    f'c{channels}' if part[0] == 'c' and part[1:].isdigit() else part
+    for part in word.split('_')
+  )

@@ -1,0 +1,67 @@
+"""Which processes run together; joined before JAX looks for devices."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+
+from spnas_jax.core.errors import UserError
+
+_NAMES = 'JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID'
+
+
+def join() -> None:
+  """Joins the other processes of a run, if there are any.
+
+  Those that the environment names, or those that JAX's own cluster detection
+  finds: a TPU slice on Google's Compute or Kubernetes Engine, Slurm, Open MPI.
+  On a machine without a cluster nothing is contacted.
+
+  Raises:
+    UserError: the variables that name the processes are incomplete, or devices
+      of several processes are there that could not be joined.
+  """
+  if jax.distributed.is_initialized():
+    return
+  if os.environ.get('JAX_COORDINATOR_ADDRESS'):
+    jax.distributed.initialize(*_named())
+  # On CPUs alone processes are always named.
+  elif os.environ.get('JAX_PLATFORMS') != 'cpu' and _detected() > 1:
+    jax.distributed.initialize()
+  if jax.process_count() > 1 and not jax.distributed.is_initialized():
+    raise UserError(
+      f'this machine is one of {jax.process_count()} that share their devices, '
+      f'but no cluster was found to join; set {_NAMES} on each of them'
+    )
+
+
+def _named() -> tuple[str, int, int]:
+  """Address of process 0, number of processes, number of this one."""
+  try:
+    count, index = (
+      int(os.environ[name]) for name in ('JAX_NUM_PROCESSES', 'JAX_PROCESS_ID')
+    )
+  except (KeyError, ValueError) as e:
+    raise UserError(
+      'JAX_COORDINATOR_ADDRESS is set, so JAX_NUM_PROCESSES and '
+      f'JAX_PROCESS_ID must be whole numbers ({e})'
+    ) from e
+  return os.environ['JAX_COORDINATOR_ADDRESS'], count, index
+
+
+def _detected() -> int:
+  """Processes of the cluster that `jax.distributed.initialize` would join.
+
+  JAX has no public question that asks for them without joining; where its
+  answer cannot be had, 1: a slice that is missed is refused by `join`.
+  """
+  try:
+    from jax._src.clusters import ClusterEnv
+
+    for environment in ClusterEnv._cluster_types:
+      if not environment.opt_in_only_method and environment.is_env_present():
+        return environment.get_process_count()
+  except Exception as e:  # Whatever a metadata server or another JAX raises.
+    print(f'no cluster is joined: its detection failed ({e})')
+  return 1

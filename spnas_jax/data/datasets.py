@@ -1,0 +1,290 @@
+"""Which data sets there are, how many images they hold, and their config keys.
+
+Everything is read through tfds; `dataset_store.py` knows where it lies.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from spnas_jax.core import tensorflow_setup
+from spnas_jax.core.errors import UserError
+from spnas_jax.data import pixel_statistics
+from spnas_jax.data import store as dataset_store
+from spnas_jax.data.known_datasets import KNOWN, DatasetInfo
+
+AUGMENTS = ('none', 'crop', 'crop_flip', 'inception')
+INTERPOLATIONS = ('bilinear', 'bicubic')
+
+# The tfds split that is scored as 'test'. Where a name is missing, it is
+# 'test' or, without one, 'validation'; the test labels of ImageNet are secret.
+_TEST_SPLIT = {'imagenet2012': 'validation'}
+
+
+def default_config() -> ConfigDict:
+  """The `dataset` section with every key it has; digits at 32 px."""
+  config = ConfigDict()
+  # tfds name: 'digits', 'fashion_mnist', 'cifar10', 'imagenet2012', ...
+  config.name = 'digits'
+  # Folder of the prepared tfds data sets; '' is `data` beside main.py.
+  config.data_dir = ''
+  # Folder of the Fashion-MNIST IDX files; '' means data_dir if it holds them,
+  # else the folder of the Debian package dataset-fashion-mnist.
+  config.raw_dir = ''
+  # Height and width of what comes out, in pixels.
+  config.image_size = 32
+  # 'none'; 'crop': pad, then crop at random; 'crop_flip': and flip left-right;
+  # 'inception': random crop of 8-100% of the area, aspect 3/4-4/3, and flip.
+  # Evaluation resizes whole images; with 'inception' the central square of
+  # 7/8 of the short side.
+  config.augment = 'crop'
+  # RandAugment behind 'inception': operations for each image (2 is usual, 0 =
+  # none) and their strength, 0 to 10.
+  config.randaugment_operations = 0
+  config.randaugment_magnitude = 9.0
+  # Padding on each side before 'crop' and 'crop_flip', in output pixels.
+  config.crop_padding = 3
+  # How images are resized: 'bilinear' or 'bicubic'.
+  config.interpolation = 'bilinear'
+  # Subtracted from, and then divided into, pixel / 255: one number for all
+  # channels or one per channel, fractions. () = those of the data: known for
+  # the names above, otherwise computed from 2,048 training images.
+  config.mean = ()
+  config.std = ()
+  # tfds splits to train on and to score; '' = 'train', and 'test' or, without
+  # one, 'validation'.
+  config.train_split = ''
+  config.test_split = ''
+  # Fraction of the training split that is the test part of a data set without
+  # one; `holdout`, a fraction of the whole split too, is held out beside it.
+  config.test_holdout = 0.0
+  # Train on (test on) the first N images only; 0 is all of them.
+  config.train_examples = 0
+  config.test_examples = 0
+  # Fraction of the training images held out as the split 'validation'.
+  config.holdout = 0.0
+  # Fraction of a split's images that may be unreadable: they are left out and
+  # counted. In training others take their place.
+  config.max_unreadable = 0.0
+  # Resize once and keep all images in memory: for sets of up to some 100,000
+  # small images. Not with 'inception', which crops the original pixels.
+  config.cache = True
+  # Undecoded records that are shuffled at a time when cache is off, and so
+  # kept in memory; cached images are always shuffled all together.
+  config.shuffle_buffer = 16_384
+  return config
+
+
+def check(dataset_config: ConfigDict) -> None:
+  """Raises UserError if a key of the `dataset` section is out of range."""
+  for key, choices in (
+    ('augment', AUGMENTS),
+    ('interpolation', INTERPOLATIONS),
+  ):
+    if dataset_config[key] not in choices:
+      raise UserError(
+        f'dataset.{key}={dataset_config[key]!r}: allowed are '
+        f'{", ".join(choices)}.'
+      )
+  for key, least in (
+    ('image_size', 1),
+    ('crop_padding', 0),
+    ('train_examples', 0),
+    ('test_examples', 0),
+    ('shuffle_buffer', 1),
+    ('randaugment_operations', 0),
+  ):
+    if dataset_config[key] < least:
+      raise UserError(
+        f'dataset.{key}={dataset_config[key]}: allowed is {least} or more.'
+      )
+  _check_splits(dataset_config)
+  pixel_statistics.check(dataset_config)
+  if not 0 <= dataset_config.randaugment_magnitude <= 10:
+    raise UserError(
+      'dataset.randaugment_magnitude='
+      f'{dataset_config.randaugment_magnitude}: allowed is 0 to 10.'
+    )
+  if (
+    dataset_config.randaugment_operations
+    and dataset_config.augment != 'inception'
+  ):
+    raise UserError(
+      'dataset.randaugment_operations='
+      f'{dataset_config.randaugment_operations}: must be 0 unless '
+      "dataset.augment='inception'."
+    )
+  if dataset_config.cache and dataset_config.augment == 'inception':
+    raise UserError(
+      "dataset.augment='inception' crops the original pixels, which the cache "
+      'does not keep; set dataset.cache=False.'
+    )
+
+
+def _check_splits(dataset_config: ConfigDict) -> None:
+  for key in ('holdout', 'test_holdout', 'max_unreadable'):
+    if not 0 <= dataset_config[key] < 1:
+      raise UserError(
+        f'dataset.{key}={dataset_config[key]}: allowed is 0 to below 1, a '
+        'fraction: 0.05 for 5%.'
+      )
+  if dataset_config.holdout + dataset_config.test_holdout >= 1:
+    raise UserError(
+      f'dataset.holdout={dataset_config.holdout} and dataset.test_holdout='
+      f'{dataset_config.test_holdout} leave no training images; allowed is a '
+      'sum below 1.'
+    )
+  for key in ('train_split', 'test_split'):
+    if '[' in dataset_config[key]:
+      raise UserError(
+        f'dataset.{key}={dataset_config[key]!r}: allowed is the name of a tfds '
+        'split, without a slice; dataset.holdout, dataset.test_holdout, '
+        'dataset.train_examples and dataset.test_examples take parts.'
+      )
+  if dataset_config.test_split and dataset_config.test_holdout:
+    raise UserError(
+      f'dataset.test_split={dataset_config.test_split!r} and '
+      f'dataset.test_holdout={dataset_config.test_holdout}: allowed is one of '
+      'them.'
+    )
+
+
+def info(dataset_config: ConfigDict) -> DatasetInfo:
+  """Says what a data set holds under a configuration.
+
+  The counts come from the prepared data if there are any, else from what is
+  known about the name. Nothing is written and TensorFlow is not imported.
+
+  Args:
+    dataset_config: the `dataset` section, see `default_config`.
+
+  Raises:
+    UserError: if a key is out of range, or the data set is neither prepared
+      nor known.
+  """
+  check(dataset_config)
+  builder = dataset_store.find_prepared(dataset_config)
+  if builder is not None:
+    return _limited(dataset_config, _read_facts(dataset_config, builder))
+  if dataset_config.name not in KNOWN:
+    raise dataset_store.not_prepared(dataset_config)
+  return _limited(dataset_config, KNOWN[dataset_config.name])
+
+
+def open_builder(dataset_config: ConfigDict) -> Any:
+  """Returns the tfds builder of a data set that is prepared, or is so now.
+
+  Raises:
+    UserError: if the data are missing, damaged, or not images with one label.
+  """
+  builder = dataset_store.find_prepared(dataset_config)
+  if builder is None:
+    name = dataset_config.name
+    if name not in dataset_store.LOCAL_VERSIONS:
+      raise dataset_store.not_prepared(dataset_config)
+    builder = dataset_store.prepare(dataset_config, KNOWN[name].label_names)
+  _read_facts(dataset_config, builder)
+  return builder
+
+
+def read_instruction(
+  dataset_config: ConfigDict, builder: Any, split: str
+) -> str:
+  """Spells a split of ours as a tfds split, such as 'train[0:1149]'.
+
+  Args:
+    dataset_config: the `dataset` section.
+    builder: what `open_builder` returned for it.
+    split: 'train', 'validation' (the held-out end of train) or 'test'.
+  """
+  facts = _limited(dataset_config, _read_facts(dataset_config, builder))
+  count = facts.num_examples(split)
+  train = _train_split(dataset_config)
+  if split == 'train':
+    return f'{train}[0:{count}]'
+  # After the training images of the split: validation, then test.
+  whole = builder.info.splits[train].num_examples
+  end = whole - round(dataset_config.test_holdout * whole)
+  if split == 'validation':
+    return f'{train}[{end - count}:{end}]'
+  if dataset_config.test_holdout:
+    return f'{train}[{end}:{end + count}]'
+  return f'{_test_split(dataset_config, builder)}[0:{count}]'
+
+
+def _train_split(dataset_config: ConfigDict) -> str:
+  return dataset_config.train_split or 'train'
+
+
+def _test_split(dataset_config: ConfigDict, builder: Any) -> str:
+  splits = builder.info.splits
+  name = dataset_config.name.partition(':')[0]
+  asked = dataset_config.test_split
+  usual = (_TEST_SPLIT.get(name, 'test'), 'validation')
+  for split in (asked,) if asked else usual:
+    if split in splits and split != _train_split(dataset_config):
+      return split
+  raise UserError(
+    f'dataset.test_split={asked!r}: {dataset_config.name!r} has no such split '
+    f'to score beside {_train_split(dataset_config)!r}; it has '
+    f'{", ".join(splits)}. Name one, or hold a part of the training images out '
+    'as test, as in dataset.test_holdout=0.1.'
+  )
+
+
+def _read_facts(dataset_config: ConfigDict, builder: Any) -> DatasetInfo:
+  """Reads the whole data set's facts from a prepared builder."""
+  tfds = tensorflow_setup.load_tfds()
+  features = builder.info.features
+  if (
+    not isinstance(features, tfds.features.FeaturesDict)
+    or not {'image', 'label'} <= set(features)
+    or not isinstance(features['image'], tfds.features.Image)
+    or not isinstance(features['label'], tfds.features.ClassLabel)
+    or features['image'].shape[-1] not in (1, 3)
+  ):
+    raise UserError(
+      f'dataset.name={dataset_config.name!r}: allowed are data sets with the '
+      "features 'image' (grey or colour) and 'label'."
+    )
+  train = _train_split(dataset_config)
+  if train not in builder.info.splits:
+    raise UserError(
+      f'dataset.train_split={dataset_config.train_split!r}: '
+      f'{dataset_config.name!r} has no split {train!r}; it has '
+      f'{", ".join(builder.info.splits)}.'
+    )
+  label = features['label']
+  known = KNOWN.get(dataset_config.name)
+  return DatasetInfo(
+    name=dataset_config.name,
+    num_train=builder.info.splits[train].num_examples,
+    num_validation=0,
+    num_test=0
+    if dataset_config.test_holdout
+    else builder.info.splits[_test_split(dataset_config, builder)].num_examples,
+    num_classes=label.num_classes,
+    channels=features['image'].shape[-1],
+    label_names=tuple(label.names),
+    mean=known.mean if known else (),
+    std=known.std if known else (),
+  )
+
+
+def _limited(dataset_config: ConfigDict, whole: DatasetInfo) -> DatasetInfo:
+  """Applies the holdouts, `train_examples` and `test_examples`."""
+  held_out = round(dataset_config.holdout * whole.num_train)
+  num_train = whole.num_train - held_out
+  num_test = whole.num_test
+  if dataset_config.test_holdout:
+    num_test = round(dataset_config.test_holdout * whole.num_train)
+    num_train -= num_test
+  return dataclasses.replace(
+    whole,
+    num_train=min(dataset_config.train_examples or num_train, num_train),
+    num_validation=held_out,
+    num_test=min(dataset_config.test_examples or num_test, num_test),
+  )

@@ -1,0 +1,187 @@
+"""Where prepared tfds data sets lie: finding them, and writing our own.
+
+`digits` and `fashion_mnist` are written to `dataset.data_dir` on first use from
+files that are already on the machine; any other tfds data set must have been
+prepared there before. Nothing here ever downloads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import io
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+from absl import logging
+from ml_collections import ConfigDict
+
+from spnas_jax.core import tensorflow_setup
+from spnas_jax.core.errors import UserError
+from spnas_jax.core.places import kept
+from spnas_jax.core.remote import as_path, is_remote, reaching
+
+# Where the Debian package dataset-fashion-mnist puts its files.
+FASHION_MNIST_DIR = '/usr/share/datasets/fashion-mnist'
+
+# Data sets with a builder in `dataset_builders.py`, and their version there.
+LOCAL_VERSIONS = {'digits': '1.0.0', 'fashion_mnist': '1.0.0'}
+
+# 'name', 'name/config', 'name:version' or both; what else tfds may understand
+# (namespaces, CamelCase) is left to it.
+_PLAIN_NAME = re.compile(r'([a-z0-9_]+)(/[^:]*)?(:\d.*)?')
+
+
+def data_dir(dataset_config: ConfigDict) -> str:
+  """The folder of the prepared data sets, the empty default filled in."""
+  if dataset_config.data_dir:
+    return os.path.expanduser(dataset_config.data_dir)
+  return str(kept('data'))
+
+
+def find_prepared(dataset_config: ConfigDict) -> Any:
+  """Returns a read-only tfds builder, or None if nothing is prepared.
+
+  tfds takes a second to import, and is not where there is no folder to read.
+  """
+  if dataset_config.name.startswith(('/', '.', '~')):
+    raise UserError(
+      f'dataset.name={dataset_config.name!r} is a path; allowed is the name of '
+      'a tfds data set, which lies in a folder of that name under '
+      'dataset.data_dir.'
+    )
+  plain = _PLAIN_NAME.fullmatch(dataset_config.name)
+  folder = data_dir(dataset_config)
+  with reaching('dataset.data_dir', folder):
+    root = as_path('dataset.data_dir', folder)
+    if plain and not (root / plain[1]).exists():
+      return None
+  tfds = tensorflow_setup.load_tfds()
+  kwargs = {'data_dir': data_dir(dataset_config)}
+  if dataset_config.name in LOCAL_VERSIONS:
+    kwargs['version'] = LOCAL_VERSIONS[dataset_config.name]
+  try:
+    return tfds.core.read_only_builder.builder_from_files(
+      dataset_config.name, **kwargs
+    )
+  except tfds.core.registered.DatasetNotFoundError:
+    return None
+  except Exception as error:  # tfds raises whatever damaged metadata cause.
+    raise UserError(
+      f'dataset.name={dataset_config.name!r}: what is prepared under '
+      f'dataset.data_dir={data_dir(dataset_config)!r} cannot be read '
+      f'({first_line(error)}); delete it and prepare it again.'
+    ) from error
+
+
+def prepare(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> Any:
+  """Writes one of our own data sets under data_dir, once for all processes.
+
+  tfds writes to a folder with a temporary name and renames it, so that half a
+  data set is never seen; the lock only spares the others the work. It is
+  released by the system if its owner dies.
+
+  Returns:
+    What `find_prepared` returns afterwards.
+
+  Raises:
+    UserError: if the images are missing or data_dir cannot be written to.
+  """
+  name = dataset_config.name
+  folder = data_dir(dataset_config)
+  problem = 'what is there is not a whole data set; delete it'
+  try:
+    with reaching('dataset.data_dir', folder), _lock(folder, name):
+      _write(dataset_config, label_names)
+  except OSError as error:
+    # A process that could not share the lock may have been faster.
+    problem = first_line(error)
+  builder = find_prepared(dataset_config)
+  if builder is None:
+    raise UserError(
+      f'dataset.data_dir={folder!r}: {name} cannot be written there '
+      f'({problem}).'
+    )
+  return builder
+
+
+def _write(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> None:
+  from spnas_jax.data import builders as dataset_builders
+
+  tensorflow_setup.load_tensorflow()
+  tfds = tensorflow_setup.load_tfds()
+  builder = dataset_builders.BUILDERS[dataset_config.name](
+    data_dir=data_dir(dataset_config),
+    raw_dir=_raw_dir(dataset_config),
+    label_names=label_names,
+  )
+  logging.info('Preparing %s.', builder.data_path)
+  with (
+    tempfile.TemporaryDirectory() as unused,
+    # tfds prints its progress.
+    contextlib.redirect_stdout(io.StringIO()),
+  ):
+    builder.download_and_prepare(
+      download_dir=unused,
+      download_config=tfds.download.DownloadConfig(try_download_gcs=False),
+    )
+
+
+@contextlib.contextmanager
+def _lock(folder: str, name: str) -> Iterator[None]:
+  """Holds a lock file in a folder, if its file system has locks."""
+  if is_remote(folder):
+    yield
+    return
+  os.makedirs(folder, exist_ok=True)
+  with open(os.path.join(folder, f'.{name}.lock'), 'w') as file:
+    with contextlib.suppress(OSError):
+      fcntl.flock(file, fcntl.LOCK_EX)
+    yield
+
+
+def _raw_dir(dataset_config: ConfigDict) -> str:
+  if dataset_config.raw_dir:
+    return os.path.expanduser(dataset_config.raw_dir)
+  folder = data_dir(dataset_config)
+  if any(as_path('dataset.data_dir', folder).glob('train-images-idx3-ubyte*')):
+    return folder
+  return FASHION_MNIST_DIR
+
+
+def not_prepared(dataset_config: ConfigDict) -> UserError:
+  """The error for a data set that is not there and cannot be written."""
+  name, folder = dataset_config.name, data_dir(dataset_config)
+  tfds = tensorflow_setup.load_tfds()
+  plain = _PLAIN_NAME.fullmatch(name)
+  known = tfds.list_builders(with_community_datasets=False)
+  how = (
+    f'prepare it in Python with tfds.builder({name!r}, data_dir={folder!r})'
+    '.download_and_prepare()'
+    if plain and plain[1] in known
+    else 'tfds knows no data set of that name either; pictures of your own '
+    'become one as README says under "Your own pictures"'
+  )
+  there = sorted({*_prepared_names(folder), *LOCAL_VERSIONS})
+  return UserError(
+    f'dataset.name={name!r} is not prepared under dataset.data_dir={folder!r}; '
+    f'{how}; or set dataset.data_dir to where it is. Without that there are '
+    f'{", ".join(there)}.'
+  )
+
+
+def _prepared_names(folder: str) -> list[str]:
+  """Data sets prepared in a folder; none where it cannot be read."""
+  try:
+    folders = list(as_path('dataset.data_dir', folder).iterdir())
+    return [p.name for p in folders if any(p.glob('*.*.*'))]
+  except OSError:
+    return []
+
+
+def first_line(error: BaseException) -> str:
+  """The first line of an error's text, for messages of one line."""
+  return (str(error).strip().splitlines() or [type(error).__name__])[0]

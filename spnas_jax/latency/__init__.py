@@ -1,0 +1,1 @@
+"""Everything in milliseconds: tables, devices, measurements."""

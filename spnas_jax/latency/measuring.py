@@ -1,0 +1,94 @@
+"""Measurements that survive an interruption and say how long they take."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from ml_collections import ConfigDict
+
+from spnas_jax.config.workdir import Workdir
+from spnas_jax.latency.devices import Device, Samples, Timing
+
+# An interruption that nothing can catch loses at most so many seconds' samples.
+_SAVE_SECONDS = 2.0
+_SAY_SECONDS = 10.0
+
+
+def measure(
+  stage: str,
+  workdir: Workdir,
+  device: Device,
+  models: dict[str, bytes],
+  settings: ConfigDict,
+) -> dict[str, Timing]:
+  """Times models; continues from the samples that a stopped run left.
+
+  Samples are kept in the workdir as `STAGE/samples.json` until `forget`. The
+  caller has claimed the stage, so they belong to the same models and device.
+
+  Args:
+    stage: name of the stage.
+    workdir: where samples are kept.
+    device: what measures.
+    models: name -> model.
+    settings: `warmup_runs`, `rounds` and `runs_per_round` are read.
+
+  Returns:
+    name -> timing.
+  """
+  name = f'{stage}/samples.json'
+  samples: Samples = {}
+  if (workdir / name).exists():
+    samples = json.loads((workdir / name).read_text())
+  total = len(models) * settings.rounds
+  found = sum(len(samples.get(model, ())) for model in models)
+  if found:
+    print(f'{stage}: continues behind {found} of {total} samples')
+  start = saved = said = time.monotonic()
+  taken = 0
+
+  def on_sample() -> None:
+    nonlocal taken, saved, said
+    taken += 1
+    now = time.monotonic()
+    if now - saved > _SAVE_SECONDS:
+      workdir.write(name, json.dumps(samples))
+      saved = now
+    if now - said > _SAY_SECONDS:
+      left = (now - start) / taken * (total - found - taken)
+      print(
+        f'{stage}: {found + taken} of {total} samples, about {left:.0f} s left',
+        flush=True,
+      )
+      said = now
+
+  try:
+    return device.measure(
+      models,
+      warmup_runs=settings.warmup_runs,
+      rounds=settings.rounds,
+      runs_per_round=settings.runs_per_round,
+      samples=samples,
+      on_sample=on_sample,
+    )
+  finally:
+    if taken:
+      workdir.write(name, json.dumps(samples))
+
+
+def forget(stage: str, workdir: Workdir) -> None:
+  """Removes a finished stage's samples: run again, it shall measure anew."""
+  (workdir / f'{stage}/samples.json').unlink(missing_ok=True)
+
+
+def protocol(device: Device, settings: ConfigDict) -> dict[str, object]:
+  """How numbers came about, for tables and results."""
+  return {
+    'warmup_runs': settings.warmup_runs,
+    'rounds': settings.rounds,
+    'runs_per_round': settings.runs_per_round,
+    'statistic': device.statistic,
+    'spread': 'interquartile range over rounds',
+    'order': 'rounds interleaved over all models',
+  }

@@ -1,0 +1,206 @@
+"""From timings of operations to a latency table; which table may be used."""
+
+from __future__ import annotations
+
+import datetime
+import math
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from spnas_jax.core.console import say
+from spnas_jax.core.errors import UserError
+from spnas_jax.export import tflite
+from spnas_jax.latency import measuring
+from spnas_jax.latency.devices import Device, Timing
+from spnas_jax.latency.entries import Entry, network_tflite
+from spnas_jax.latency.table import LatencyTable, network_keys
+from spnas_jax.networks.architecture import Architecture
+from spnas_jax.networks.space import SearchSpace
+
+# What is left of an entry at least when the call is taken off, fraction.
+_FLOOR = 0.1
+
+
+_EMPTY = 'empty model'
+
+
+# Of the random streams: networks of calibration and validation never meet.
+CALIBRATION_STREAM = 1
+
+
+VALIDATION_STREAM = 2
+
+
+_WEIGHT_STREAM = 3
+
+
+def random_networks(
+  space: SearchSpace,
+  count: int,
+  rng: np.random.Generator,
+  exclude: tuple[str, ...] = (),
+) -> dict[str, Architecture]:
+  """Distinct random networks by their block string.
+
+  Args:
+    space: what to draw from.
+    count: how many.
+    rng: source of randomness.
+    exclude: block strings that must not be drawn.
+
+  Returns:
+    Up to `count` networks: fewer where the space does not hold more.
+  """
+  networks: dict[str, Architecture] = {}
+  # A small space may not have so many; each miss makes that more likely.
+  misses = 0
+  while len(networks) < count and misses < 100 + 10 * count:
+    arch = space.sample(rng)
+    name = arch.to_string()
+    if name in networks or name in exclude:
+      misses += 1
+    else:
+      networks[name] = arch
+  return networks
+
+
+def export_all(
+  entries: dict[str, Entry],
+  networks: dict[str, Architecture],
+  image_size: int,
+  seed: int,
+) -> dict[str, bytes]:
+  """Models of entries, networks and the empty model, by key or block string."""
+  rng = np.random.default_rng([seed, _WEIGHT_STREAM])
+  say(f'exporting {len(entries)} operations, {len(networks)} networks')
+  models = {key: entry.to_tflite(rng) for key, entry in entries.items()}
+  for name, arch in networks.items():
+    models[name] = network_tflite(arch, image_size, rng)
+  models[_EMPTY] = tflite.convert(lambda x: x + 1.0, (1, 1, 1, 8))
+  return models
+
+
+def make_table(
+  config: ConfigDict,
+  device: Device,
+  entries: dict[str, Entry],
+  networks: dict[str, Architecture],
+  timings: dict[str, Timing],
+) -> LatencyTable:
+  """Turns timings into a table."""
+  overhead = timings[_EMPTY].ms
+  rows = {}
+  for key, entry in entries.items():
+    timing = timings[key]
+    ms = timing.ms
+    if entry.part != 'stem':
+      ms = max(ms - overhead, _FLOOR * ms)
+    rows[key] = {
+      'ms': ms,
+      'spread_ms': timing.spread_ms,
+      'count': timing.count,
+    }
+  facts = device.describe()
+  image_size = config.dataset.image_size
+  sums = [
+    sum(rows[key]['ms'] for key in network_keys(arch, image_size))
+    for arch in networks.values()
+  ]
+  return LatencyTable(
+    name=config.build_table.name,
+    device=facts['device'],
+    software=facts['software'],
+    threads=device.threads,
+    protocol={
+      **measuring.protocol(device, config.build_table),
+      'overhead_ms': overhead,
+      'overhead': 'time of a call, taken off every entry but the stem',
+      'conditions': device.conditions(),
+    },
+    date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    image_size=image_size,
+    entries=rows,
+    calibration=calibrate(
+      list(networks), sums, [timings[name].ms for name in networks]
+    ),
+    provenance='measured by the stage build_table',
+  )
+
+
+def calibrate(
+  networks: list[str], sums: list[float], measured: list[float]
+) -> dict[str, Any]:
+  """Fits one factor: network time over sum of entries.
+
+  Args:
+    networks: block strings; may be none, then the factor is 1.
+    sums: sum of entries of each, ms.
+    measured: time of each, ms.
+
+  Returns:
+    {'factor', 'mean_abs_pct' (of the fit; None without networks), 'networks',
+    'sum_ms', 'measured_ms'}.
+  """
+  factor, error = 1.0, None
+  if networks:
+    ratios = np.array(measured) / np.array(sums)
+    # The geometric mean minimises relative errors.
+    factor = math.exp(np.log(ratios).mean())
+    error = float(100 * np.abs(factor / ratios - 1).mean())
+  return {
+    'factor': factor,
+    'mean_abs_pct': error,
+    'networks': networks,
+    'sum_ms': sums,
+    'measured_ms': measured,
+  }
+
+
+def summary(
+  table: LatencyTable, space: SearchSpace, timings: dict[str, Timing]
+) -> dict[str, Any]:
+  """The stage's result: what is worth knowing about a table at a glance."""
+  fastest, slowest = table.limits(space)
+  spreads = [100 * t.spread_ms / t.median_ms for t in timings.values()]
+  return {
+    'num_entries': len(table.entries),
+    'min_ms': fastest,
+    'max_ms': slowest,
+    'overhead_ms': table.protocol['overhead_ms'],
+    'calibration_factor': table.factor,
+    'calibration_mean_abs_pct': table.calibration['mean_abs_pct'],
+    'calibration_networks': len(table.calibration['networks']),
+    'median_spread_pct': float(np.median(spreads)),
+    'device': table.device,
+  }
+
+
+def load_for(config: ConfigDict, device: Device) -> LatencyTable:
+  """The configured table, if it was measured on this device at this size.
+
+  Raises:
+    UserError: it was not, or cannot be read.
+  """
+  table = LatencyTable.load(config.latency_table)
+  here = device.describe()['device']
+  if table.device != here or table.threads != device.threads:
+    raise UserError(
+      f'latency_table {config.latency_table!r} was measured on '
+      f'{spell(table.device)} with {table.threads} thread(s), not on this '
+      f'device, {spell(here)} with {device.threads}; tables of different '
+      'devices are never mixed: measure one with --stage=build_table'
+    )
+  if table.image_size != config.dataset.image_size:
+    raise UserError(
+      f'latency_table {config.latency_table!r} was measured at '
+      f'{table.image_size} px, dataset.image_size is '
+      f'{config.dataset.image_size}'
+    )
+  return table
+
+
+def spell(device: dict[str, Any]) -> str:
+  """A device's facts on one line."""
+  return ', '.join(f'{key} {value}' for key, value in device.items())

@@ -1,0 +1,1 @@
+"""What computes a network: Flax modules and their fast convolutions."""

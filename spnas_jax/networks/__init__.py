@@ -1,0 +1,1 @@
+"""What a network is: architecture, block strings, space, zoo. No JAX."""

@@ -1,0 +1,1 @@
+"""What a run found, as pictures, tables and sentences on one page."""

@@ -1,0 +1,217 @@
+"""The report's judgement: sentences and the few numbers on top of the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from spnas_jax.export.int8_ranges import NarrowRange
+from spnas_jax.report.findings import Findings
+from spnas_jax.report.numbers import fraction, interval, ms, relative
+from spnas_jax.report.page import Tile, Verdict
+from spnas_jax.report.significance import difference, network_means
+
+# A measurement is called close to its prediction within so many percent, a
+# table good, and exported logits equal up to so much of a logit.
+_CLOSE_PCT = 5.0
+_LOGIT = 1e-3
+
+
+def verdicts(found: Findings) -> list[Verdict]:
+  """What the numbers say, good or bad, in the order of the work."""
+  return [
+    *_search_verdicts(found),
+    *_table_verdicts(found),
+    *_profile_verdicts(found),
+    *_accuracy_verdicts(found),
+    *_export_verdicts(found),
+  ]
+
+
+def _search_verdicts(found: Findings) -> Iterable[Verdict]:
+  r = found.stage('search')
+  predicted, target = r.get('predicted_ms'), r.get('target_ms')
+  if predicted is None:
+    return
+  if target is None:
+    yield Verdict(
+      'note',
+      f'The network found is predicted at {ms(predicted)}. The search had a '
+      'fixed λ and no target.',
+    )
+  else:
+    met = predicted <= target * (1 + 1e-6)
+    yield Verdict(
+      'good' if met else 'bad',
+      f'The network found is predicted at {ms(predicted)}, '
+      f'{relative(predicted, target)} the target of {ms(target)}.',
+    )
+  raw, changed = r.get('raw_decode_ms'), r.get('projected_layers')
+  if target is not None and raw is not None and changed is not None:
+    layers = f' of {len(found.choices)}' if found.choices else ''
+    yield Verdict(
+      'note' if changed else 'good',
+      f'The gates alone had decided for {ms(raw)}, {relative(raw, target)} the '
+      f'target; the projection onto the target changed {changed}{layers} '
+      'layers.',
+    )
+  undecided = r.get('undecided_gates')
+  if undecided is not None:
+    yield Verdict(
+      'note' if undecided else 'good',
+      f'{undecided} of {r.get("num_gates", "?")} gates were still undecided at '
+      'the end.',
+    )
+  for text in r.get('warnings', ()):
+    yield Verdict('bad', text)
+  origin = found.arch.provenance.get('config_hash') if found.arch else None
+  if origin is not None and origin != r.get('config_hash', origin):
+    yield Verdict(
+      'bad', 'architecture.json is not the network that this search found.'
+    )
+
+
+def _table_verdicts(found: Findings) -> Iterable[Verdict]:
+  r = found.stage('validate_table')
+  error = r.get('mean_abs_pct')
+  if error is not None:
+    text = r.get('verdict') or (
+      f'{r.get("num_networks", "?")} networks that the latency table has not '
+      f'seen are predicted within {error:.2f}% on average.'
+    )
+    kind = 'good' if error <= _CLOSE_PCT else 'bad'
+    yield Verdict(kind, f'Latency table: {text}')
+
+
+def same_network(found: Findings) -> bool:
+  """Whether what was trained, exported, measured is what the search found."""
+  searched = found.stage('search').get('architecture')
+  trained = found.stage('train').get('architecture')
+  return searched is None or trained is None or searched == trained
+
+
+def _profile_verdicts(found: Findings) -> Iterable[Verdict]:
+  if not same_network(found):
+    yield Verdict(
+      'note',
+      'The trained network is not the one the search found: accuracy, export '
+      'and measured latency on this page belong to the trained one.',
+    )
+  r = found.stage('profile')
+  measured = r.get('median_ms')
+  if measured is None:
+    return
+  compared, predicted = comparable_ms(r), r.get('predicted_ms')
+  if predicted is None:
+    why = r.get('prediction', 'none: the latency table is of another device')
+    yield Verdict(
+      'note', f'Measured {ms(measured)} on the device; prediction {why}.'
+    )
+    return
+  close = abs(compared / predicted - 1) <= _CLOSE_PCT / 100
+  statistic = r.get('protocol', {}).get('statistic')
+  how = f' ({statistic})' if statistic else ''
+  yield Verdict(
+    'good' if close else 'bad',
+    f'The network measured {ms(compared)} on the device{how}, '
+    f'{relative(compared, predicted)} the predicted {ms(predicted)}.',
+  )
+  target = found.stage('search').get('target_ms')
+  if target is not None and same_network(found):
+    met = compared <= target * (1 + 1e-6)
+    yield Verdict(
+      'good' if met else 'bad',
+      f'Measured, it is {relative(compared, target)} the target of '
+      f'{ms(target)}.',
+    )
+
+
+def comparable_ms(profile: dict[str, Any]) -> float:
+  """The measured time that a prediction speaks of.
+
+  That is the network without the normalisation in front of the shipped file,
+  in the statistic that latency tables hold.
+  """
+  for key in ('bare_ms', 'bare_median_ms', 'median_ms'):
+    if profile.get(key) is not None:
+      return profile[key]
+  raise KeyError('median_ms')
+
+
+def _accuracy_verdicts(found: Findings) -> Iterable[Verdict]:
+  r = found.stage('evaluate')
+  top1, total = r.get('top1'), r.get('num_examples')
+  if top1 is not None and total:
+    low, high = interval(top1, total)
+    yield Verdict(
+      'note',
+      f'Top-1 accuracy {fraction(top1)} on {total:,} {r.get("split", "test")} '
+      f'images; so few images leave it between {fraction(low)} and '
+      f'{fraction(high)} (95% interval).'
+      if high - low > 0.01
+      else f'Top-1 accuracy {fraction(top1)} on {total:,} '
+      f'{r.get("split", "test")} images (95% interval {fraction(low)} to '
+      f'{fraction(high)}).',
+    )
+  # From the rows: older versions stored the error of the random mean only.
+  rows = found.stage('random_search').get('networks', ())
+  if any(row['kind'] == 'found' for row in rows):
+    yield _luck_verdict(rows)
+
+
+def _luck_verdict(rows: list[dict[str, Any]]) -> Verdict:
+  """The found network beside random ones of its latency."""
+  random = network_means(rows, 'random')
+  off = difference(random, network_means(rows, 'found'))
+  if off is None:
+    return Verdict(
+      'note', 'One random network tells nothing of how far luck reaches.'
+    )
+  better = 'better' if off.value > 0 else 'worse'
+  return Verdict(
+    ('good' if off.value > 0 else 'bad') if off.clear else 'note',
+    f'Against {len(random)} random networks of the same latency, trained '
+    f'alike, the found one is {abs(100 * off.value):.2f} points {better}; '
+    f'chance alone gives up to {100 * off.margin:.2f} in 95% of such '
+    'comparisons: '
+    + ('more than chance explains.' if off.clear else 'chance can explain it.'),
+  )
+
+
+def _export_verdicts(found: Findings) -> Iterable[Verdict]:
+  r = found.stage('export')
+  off = r.get('max_abs_diff')
+  if isinstance(off, (int, float)):
+    equal = off <= _LOGIT
+    words = 'equal {} to within' if equal else 'differ from {} by up to'
+    yield Verdict(
+      'good' if equal else 'bad',
+      "The exported model's logits "
+      f'{words.format("the trained network in JAX")} {off:.1e}.',
+    )
+  if r.get('int8_error'):
+    yield Verdict('bad', f'There is no int8 model: {r["int8_error"]}.')
+  if r.get('int8_guessed_ranges'):
+    yield Verdict('note', f'{NarrowRange(tuple(r["int8_guessed_ranges"]))}.')
+
+
+def tiles(found: Findings) -> list[Tile]:
+  """The few numbers that are asked for first."""
+  search, profile = found.stage('search'), found.stage('profile')
+  evaluate = found.stage('evaluate')
+  target, predicted = search.get('target_ms'), search.get('predicted_ms')
+  result = []
+  if target is not None:
+    result.append(Tile('Target', ms(target)))
+  if predicted is not None:
+    note = f'{relative(predicted, target)} target' if target else ''
+    result.append(Tile('Predicted', ms(predicted), note))
+  if profile.get('median_ms') is not None:
+    measured = comparable_ms(profile)
+    reference = profile.get('predicted_ms')
+    note = f'{relative(measured, reference)} predicted' if reference else ''
+    result.append(Tile('Measured', ms(measured), note))
+  if evaluate.get('top1') is not None:
+    note = f'{evaluate.get("num_examples", 0):,} images'
+    result.append(Tile('Top-1 accuracy', fraction(evaluate['top1']), note))
+  return result

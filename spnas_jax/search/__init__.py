@@ -1,0 +1,1 @@
+"""Searching a network: gates, runtime, controller, step, projection."""

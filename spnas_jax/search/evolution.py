@@ -1,0 +1,179 @@
+"""Evolution over a trained supernet: `search.method='evolution'`.
+
+The paper says that its encoding serves other searches too. Here networks are
+gate vectors, scored with the supernet's shared weights; children are mutations
+and crossovers that meet the latency limit.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from spnas_jax.latency.table import LatencyTable
+from spnas_jax.networks.space import Choice, SearchSpace
+from spnas_jax.search.projection import choice_costs, project_likelihoods
+
+Choices = tuple[Choice | None, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+  """A network with its latency and its supernet scores."""
+
+  choices: Choices
+  ms: float
+  top1: float
+  cross_entropy: float
+
+
+class Evolution:
+  """Remembers every network it has scored.
+
+  Args:
+    space: the search space.
+    table: latency of its networks.
+    score: gates [num_gates] -> {'top1', 'cross_entropy'}.
+    rng: of everything random.
+    mutation: probability that a layer is drawn anew.
+  """
+
+  def __init__(
+    self,
+    space: SearchSpace,
+    table: LatencyTable,
+    score: Callable[[np.ndarray], dict[str, float]],
+    rng: np.random.Generator,
+    mutation: float,
+  ):
+    self._space, self._table, self._score = space, table, score
+    self._rng, self._mutation = rng, mutation
+    self._seen: dict[Choices, Scored] = {}
+
+  @property
+  def scored(self) -> list[Scored]:
+    """All networks scored so far."""
+    return list(self._seen.values())
+
+  def score(self, choices: Choices) -> Scored:
+    """Scores a network, once."""
+    if choices not in self._seen:
+      gates = self._space.gates_of(choices)
+      self._seen[choices] = Scored(
+        choices, self._ms(choices), **self._score(gates)
+      )
+    return self._seen[choices]
+
+  def run(
+    self,
+    target_ms: float,
+    slack: float,
+    population: int,
+    generations: int,
+    start: tuple[Choices, ...] = (),
+  ) -> Scored:
+    """The best network with target (1 - slack) <= ms <= target.
+
+    Where no network lies in that band, its lower end gives way, see `band`.
+
+    Args:
+      target_ms: limit, ms.
+      slack: fraction.
+      population: networks scored in each generation.
+      generations: after the first population.
+      start: networks to begin with (those that meet the limit).
+    """
+    low, witness = self.band(target_ms, slack)
+
+    def fits(choices):
+      return low <= self._ms(choices) <= target_ms
+
+    members = [c for c in start if fits(c)] or [witness]
+    drawn = (
+      self._drawn(low, target_ms) for _ in range(population - len(members))
+    )
+    members += [choices for choices in drawn if choices is not None]
+    for generation in range(generations + 1):
+      for member in members:
+        self.score(member)
+      inside = [s for s in self.scored if low <= s.ms <= target_ms]
+      parents = sorted(inside, key=lambda s: s.cross_entropy)
+      parents = parents[: max(2, population // 4)]
+      if generation < generations:
+        members = self._children(parents, fits, population)
+    return parents[0]
+
+  def band(self, target_ms: float, slack: float) -> tuple[float, Choices]:
+    """Lower end of the band below a target, ms, and a network in it.
+
+    The lower end is target (1 - slack). Where no network of the space lies
+    between it and the target, it is `slack` below the slowest network that
+    meets the target, as in the projection.
+    """
+    equal: list[dict[Choice | None, float]] = [
+      dict.fromkeys(costs, 0.0)
+      for costs in choice_costs(self._table, self._space)[1]
+    ]
+    # Of equally likely networks the projection takes the slowest.
+    slowest = project_likelihoods(
+      self._space, self._table, equal, target_ms, slack
+    )
+    low, ms = target_ms * (1 - slack), self._ms(slowest)
+    return (low if ms >= low else ms * (1 - slack)), slowest
+
+  def front(self) -> list[Scored]:
+    """Networks that no scored network beats in both ms and cross-entropy."""
+    best, front = np.inf, []
+    for s in sorted(self.scored, key=lambda s: (s.ms, s.cross_entropy)):
+      if s.cross_entropy < best:
+        best = s.cross_entropy
+        front.append(s)
+    return front
+
+  def _ms(self, choices: Choices) -> float:
+    return self._table.predict(self._space.architecture_of(choices))
+
+  def _draw_layer(self, i: int) -> Choice | None:
+    layer = self._space.layers[i]
+    candidates: list[Choice | None] = [*layer.choices]
+    if layer.skippable:
+      candidates.append(None)
+    return candidates[self._rng.integers(len(candidates))]
+
+  def _drawn(self, low: float, high: float) -> Choices | None:
+    """A random network walked into the band; None if the walk gets stuck."""
+    choices = self._space.sample_choices(self._rng)
+    for _ in range(10_000):
+      ms = self._ms(choices)
+      if low <= ms <= high:
+        return choices
+      i = int(self._rng.integers(len(choices)))
+      changed = (*choices[:i], self._draw_layer(i), *choices[i + 1 :])
+      moved = self._ms(changed)
+      # A step that does not lead away from the band.
+      if (moved <= ms) if ms > high else (moved >= ms):
+        choices = changed
+    return None
+
+  def _children(self, parents, fits, count: int) -> list[Choices]:
+    """New networks that fit: half mutations, half crossovers, mutated too."""
+    children: list[Choices] = []
+    for attempt in range(200 * count):
+      if len(children) == count:
+        break
+      pick = self._rng.integers(len(parents), size=2)
+      mother, father = parents[pick[0]].choices, parents[pick[1]].choices
+      take = self._rng.random(len(mother)) < 0.5
+      if attempt % 2:
+        mother = tuple(
+          m if t else f for m, f, t in zip(mother, father, take, strict=True)
+        )
+      child = tuple(
+        self._draw_layer(i) if self._rng.random() < self._mutation else choice
+        for i, choice in enumerate(mother)
+      )
+      if fits(child) and child not in self._seen and child not in children:
+        children.append(child)
+    return children

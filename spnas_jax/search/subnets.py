@@ -1,0 +1,136 @@
+"""Sub-networks under forced gates: statistics and scores, no retraining.
+
+Their batch-norm statistics are re-estimated for each (`batch_norm.py`): the
+running ones were collected under ever-changing gates and belong to no network.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from ml_collections import ConfigDict
+
+from spnas_jax.core.parallel import AXIS, pmap_eval, replicate
+from spnas_jax.data import input_pipeline
+from spnas_jax.models.supernet import SuperNet
+from spnas_jax.training.batch_norm import estimate_batch_stats
+from spnas_jax.training.loop import take
+from spnas_jax.training.run_setup import device_batches
+from spnas_jax.training.scoring import score_split
+from spnas_jax.training.steps import make_eval_step
+
+
+def forced_statistics(
+  config: ConfigDict,
+  recipe: ConfigDict,
+  supernet: SuperNet,
+  params: Any,
+  gates: np.ndarray,
+) -> Any:
+  """`batch_stats` of a supernet under a decision.
+
+  Args:
+    config: `dataset` and `seed` are read.
+    recipe: section `search` or `train`, by which the supernet was trained.
+    supernet: the network.
+    params: its weights.
+    gates: [num_gates], 0 or 1.
+  """
+  batches = take(
+    device_batches(config, recipe, config.seed, 0), recipe.batch_norm_batches
+  )
+  return estimate_batch_stats(supernet, params, batches, jnp.asarray(gates))
+
+
+def forced_scores(
+  config: ConfigDict,
+  recipe: ConfigDict,
+  supernet: SuperNet,
+  params: Any,
+  gates: np.ndarray,
+) -> dict[str, float]:
+  """Scores of a decision on `evaluate.split`, see `evaluate.score_split`."""
+  stats = forced_statistics(config, recipe, supernet, params, gates)
+  step = pmap_eval(
+    make_eval_step(lambda v, x: supernet.apply(v[0], x, v[1], train=False))
+  )
+  variables = {'params': params, 'batch_stats': stats}
+  return score_split(
+    step,
+    replicate((variables, jnp.asarray(gates))),
+    config,
+    config.evaluate.split,
+    recipe.dtype,
+  )
+
+
+class Subnets:
+  """One supernet's weights and the images that sub-networks are scored on.
+
+  Images held out of training where `dataset.holdout` is above 0, otherwise
+  training images without augmentation; never test images, since choices are
+  made by these scores.
+
+  Attributes:
+    split: where the images come from.
+    num_images: how many a score is of.
+  """
+
+  def __init__(
+    self,
+    config: ConfigDict,
+    supernet: SuperNet,
+    params: Any,
+    num_images: int,
+  ):
+    recipe = config.search
+    self._supernet = supernet
+    self._params = replicate(params)
+    self.split = 'validation' if config.dataset.holdout else 'train'
+    count = -(-num_images // recipe.batch_size)
+    self._scored = list(
+      take(
+        input_pipeline.prefetch_to_devices(
+          input_pipeline.eval_batches(
+            config.dataset,
+            batch_size=recipe.batch_size,
+            split=self.split,
+            dtype=recipe.dtype,
+          ),
+          axis_name=AXIS,
+        ),
+        count,
+      )
+    )
+    images = pmap_eval(lambda _, batch: lax.psum(batch['mask'].sum(), AXIS))
+    self.num_images = round(sum(float(images((), b)) for b in self._scored))
+    self._training = list(
+      take(
+        device_batches(config, recipe, config.seed, 0),
+        max(1, recipe.batch_norm_batches // 4),
+      )
+    )
+    self._step = pmap_eval(
+      make_eval_step(lambda v, x: supernet.apply(v[0], x, v[1], train=False))
+    )
+
+  def score(self, gates: np.ndarray) -> dict[str, float]:
+    """{'top1' (fraction), 'cross_entropy' (nats)} of a decision [num_gates]."""
+    forced = jnp.asarray(gates, jnp.float32)
+    stats = estimate_batch_stats(
+      self._supernet, self._params, self._training, forced
+    )
+    variables = {'params': self._params, 'batch_stats': stats}
+    state = replicate((variables, forced))
+    sums = [self._step(state, batch) for batch in self._scored]
+    total = {
+      key: float(sum(s[key] for s in jax.device_get(sums))) for key in sums[0]
+    }
+    return {
+      'top1': total['top1'] / total['count'],
+      'cross_entropy': total['cross_entropy'] / total['count'],
+    }

@@ -1,0 +1,90 @@
+"""Which stages there are, and running them in a row."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from spnas_jax.core.errors import UserError
+
+# Each is a module of `spnas_jax.stages` with a run(config, workdir); those that
+# train, or come after one that does, have a check(config, workdir).
+STAGES = (
+  'search',
+  'train',
+  'evaluate',
+  'export',
+  'profile',
+  'build_table',
+  'validate_table',
+  'random_search',
+  'compare_zoo',
+  'compare',
+  'compile',
+  'ablate',
+  'zoo',
+  'report',
+)
+# Those that need the statistics of the images.
+_READ_PIXELS = {
+  'search',
+  'train',
+  'evaluate',
+  'export',
+  'random_search',
+  'compare_zoo',
+  'compare',
+  'ablate',
+}
+# What the stage 'all' is.
+ALL = ('search', 'train', 'evaluate', 'export', 'profile', 'report')
+
+
+def run(stage: str, config: ConfigDict, workdir: str) -> Any:
+  """Runs a stage as the command line does.
+
+  Args:
+    stage: one of `STAGES`, or 'all'.
+    config: see `load_config`.
+    workdir: folder of the run; a bucket path will do.
+
+  Returns:
+    The result of the stage, what results.json holds of it; of 'all' the last
+    stage's.
+
+  Raises:
+    UserError: the stage, the configuration or the workdir cannot be used.
+  """
+  if stage not in ('all', *STAGES):
+    raise UserError(f'--stage is {stage!r}, allowed: all, {", ".join(STAGES)}')
+  from spnas_jax import startup  # JAX: a wrong flag is told without it.
+
+  config, folder = startup.start(config, workdir)
+  folder.lock()
+  try:
+    return run_stages(ALL if stage == 'all' else (stage,), config, folder)
+  finally:
+    folder.unlock()
+
+
+def run_stages(names: Iterable[str], config: ConfigDict, workdir: Any) -> Any:
+  """Runs stages in a row in a `Workdir`; returns the last one's result.
+
+  What a later stage will refuse is said before an earlier one trains for hours.
+  """
+  from spnas_jax.data import input_pipeline  # As above.
+
+  names = tuple(names)
+  # Imported only when chosen: a report needs no TensorFlow.
+  stages = [importlib.import_module(f'spnas_jax.stages.{n}') for n in names]
+  if _READ_PIXELS & set(names):
+    input_pipeline.fill_statistics(config.dataset)
+  for stage in stages:
+    getattr(stage, 'check', lambda *_: None)(config, workdir)
+  result = None
+  for stage in stages:
+    result = stage.run(config, workdir)
+  return result

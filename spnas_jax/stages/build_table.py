@@ -1,0 +1,83 @@
+"""Stage `build_table`: times every operation of a space on a device.
+
+Each distinct (operation, input shape) is exported by itself and timed. Two
+things keep a sum of such times honest:
+
+* Calling a model costs something by itself: small blocks of some microseconds
+  would be charged for it once each, a network pays it once. It is measured with
+  a model that does next to nothing and taken off every entry but the stem.
+* Alone, an operation finds other caches than inside a network. Whole random
+  networks are timed in the same rounds, and one factor is fitted to them.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from spnas_jax.config.defaults import make_space
+from spnas_jax.config.workdir import Workdir, stage_inputs
+from spnas_jax.core.console import say
+from spnas_jax.latency import measuring
+from spnas_jax.latency.entries import space_entries
+from spnas_jax.latency.open_device import open_device
+from spnas_jax.latency.table_building import (
+  CALIBRATION_STREAM,
+  export_all,
+  make_table,
+  random_networks,
+  summary,
+)
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Stage `build_table`: leaves `latency_table.json`.
+
+  Raises:
+    UserError: the device cannot be used.
+  """
+  device = open_device(config)
+  inputs = stage_inputs(
+    config,
+    'seed',
+    'space',
+    'build_table',
+    'dataset.image_size',
+    'profile.threads',
+    device=device.describe()['device'],
+  )
+  done = workdir.finished('build_table', inputs)
+  if done is not None:
+    return done
+  workdir.claim('build_table', inputs)
+  start = time.monotonic()
+  space, image_size = make_space(config), config.dataset.image_size
+  entries = space_entries(space, image_size)
+  networks = random_networks(
+    space,
+    config.build_table.calibration_networks,
+    np.random.default_rng([config.seed, CALIBRATION_STREAM]),
+  )
+  models = export_all(entries, networks, image_size, config.seed)
+  timings = measuring.measure(
+    'build_table', workdir, device, models, config.build_table
+  )
+  table = make_table(config, device, entries, networks, timings)
+  workdir.write('latency_table.json', table.to_json() + '\n')
+  result = workdir.finish(
+    'build_table',
+    inputs,
+    summary(table, space, timings),
+    time.monotonic() - start,
+  )
+  measuring.forget('build_table', workdir)
+  say(
+    f'build_table: {workdir / "latency_table.json"}, {len(entries)} entries, '
+    f'networks of {result["min_ms"]:.4g} to {result["max_ms"]:.4g} ms; factor '
+    f'{table.factor:.3f} from {len(networks)} networks '
+    f'({table.calibration["mean_abs_pct"] or 0:.2f}% off on average)'
+  )
+  return result

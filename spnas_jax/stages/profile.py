@@ -1,0 +1,254 @@
+"""Stage `profile`: how long the exported network takes, and what was predicted.
+
+The exported file may have the normalisation inside, which no latency table
+knows. So the bare network is timed beside it, and predictions are held against
+that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from spnas_jax.config.workdir import Workdir, fingerprint, stage_inputs
+from spnas_jax.core.console import say
+from spnas_jax.core.errors import UserError
+from spnas_jax.export import tflite
+from spnas_jax.export.network import FILES
+from spnas_jax.latency import measuring
+from spnas_jax.latency.devices import Device, OperationTime, Timing
+from spnas_jax.latency.entries import network_tflite
+from spnas_jax.latency.open_device import open_device
+from spnas_jax.latency.table import LatencyTable, network_keys
+from spnas_jax.latency.table_building import spell
+from spnas_jax.networks.architecture import Architecture
+
+_BARE = 'bare network'
+
+
+def check(config: ConfigDict, workdir: Workdir) -> None:
+  """Refuses a device or a table that cannot be used, before a training.
+
+  Raises:
+    UserError: as it says.
+  """
+  if 'profile' not in workdir.results():
+    open_device(config)
+  if config.latency_table:
+    LatencyTable.load(config.latency_table)
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Stage `profile`.
+
+  Raises:
+    UserError: nothing was exported, the table cannot be read, or the device
+      cannot be used.
+  """
+  exported = workdir.results().get('export')
+  if exported is None:
+    raise UserError(
+      f'--workdir {workdir.path} holds no exported network; run '
+      '--stage=export first'
+    )
+  device = open_device(config)
+  facts = device.describe()
+  table = None
+  if config.latency_table:
+    table = LatencyTable.load(config.latency_table)
+  inputs = stage_inputs(
+    config,
+    'profile',
+    'device',
+    exported=fingerprint(exported['inputs']),
+    table=table and fingerprint(dataclasses.asdict(table)),
+    measured_on=facts['device'],
+  )
+  done = workdir.finished('profile', inputs)
+  if done is not None:
+    return done
+  workdir.claim('profile', inputs)
+  start = time.monotonic()
+  arch, image_size, files = read_exported(workdir)
+  beginnings = export_beginnings(arch, image_size)
+  bare = beginnings.pop(_BARE)
+  # Differences of beginnings are a layer's time inside the network, for a
+  # device that does not tell it.
+  parts = {} if device.tells_operations else beginnings
+  timings = measuring.measure(
+    'profile', workdir, device, {**files, _BARE: bare, **parts}, config.profile
+  )
+  # What is only nice to know comes after what was asked for.
+  operations = device.operation_times(bare, config.profile.rounds)
+  if not same_unit(operations, timings[_BARE].ms):
+    say('profile: times of operations are left out: they are not in ms')
+    operations = []
+  sizes = [len(tflite.operations(m)) for m in (*beginnings.values(), bare)]
+  result = {
+    **file_times(timings),
+    **predict(table, device, arch, image_size, timings[_BARE].ms),
+    'operations': [dataclasses.asdict(o) for o in operations],
+    **facts,
+    'threads': device.threads,
+    'conditions': device.conditions(),
+    'protocol': measuring.protocol(device, config.profile),
+  }
+  measured = sum_operations(operations, sizes) if operations else None
+  if parts:
+    measured = np.diff(
+      [timings[name].ms for name in (*parts, _BARE)], prepend=0.0
+    ).tolist()
+  for i, layer in enumerate(result['layers']):
+    layer['measured_ms'] = measured and measured[i]
+  say(f'profile: {spell_result(result)}')
+  result = workdir.finish('profile', inputs, result, time.monotonic() - start)
+  measuring.forget('profile', workdir)
+  return result
+
+
+def read_exported(
+  workdir: Workdir,
+) -> tuple[Architecture, int, dict[str, bytes]]:
+  """(network, side of its input in px, models by file name) of a workdir."""
+  try:
+    sidecar = json.loads((workdir / 'model.json').read_text())
+    # The int8 model is not always there.
+    files = {name: (workdir / name).read_bytes() for name in sidecar['files']}
+    arch = Architecture.from_json(json.dumps(sidecar['network']))
+    return arch, sidecar['image_size'], files
+  except (OSError, ValueError, KeyError) as e:
+    raise UserError(
+      f'--workdir {workdir.path}: the exported files cannot be read '
+      f"({type(e).__name__}: {e}); remove 'export' from its results.json and "
+      'run --stage=export again'
+    ) from e
+
+
+def export_beginnings(arch: Architecture, image_size: int) -> dict[str, bytes]:
+  """Growing parts of a network: stem; and one block; ...; all of it."""
+  rng = np.random.default_rng(0)
+  parts = {
+    f'stem and {n} blocks': network_tflite(arch, image_size, rng, n)
+    for n in range(len(arch.blocks) + 1)
+  }
+  return {**parts, _BARE: network_tflite(arch, image_size, rng)}
+
+
+def file_times(timings: dict[str, Timing]) -> dict[str, Any]:
+  """Times of the exported files and of the bare network.
+
+  'median_ms*' are medians of the samples, None for a file that is not there;
+  'bare_ms' is what a table holds.
+  """
+  result: dict[str, Any] = {}
+  for name, ending in FILES.values():
+    timing = timings.get(name)
+    result[f'median_ms{ending}'] = timing and timing.median_ms
+    result[f'spread_ms{ending}'] = timing and timing.spread_ms
+  result['bare_median_ms'] = timings[_BARE].median_ms
+  result['bare_ms'] = timings[_BARE].ms
+  return result
+
+
+def predict(
+  table: LatencyTable | None,
+  device: Device,
+  arch: Architecture,
+  image_size: int,
+  bare_ms: float,
+) -> dict[str, Any]:
+  """What a table says of a network, if it may say anything.
+
+  Returns:
+    'predicted_ms' and 'error_pct' (of the bare network's time), both None where
+    the table does not fit; 'prediction', why not, or what is compared;
+    'layers': [{'key', 'predicted_ms'}, ...].
+  """
+  keys = network_keys(arch, image_size)
+  why = _unfit(table, device, image_size)
+  if table is not None and not why:
+    try:
+      predicted = table.predict(arch)
+      return {
+        'predicted_ms': predicted,
+        'error_pct': 100 * (predicted / bare_ms - 1),
+        'prediction': 'against the bare network, without normalisation',
+        'layers': [
+          {'key': key, 'predicted_ms': table.factor * table.entry_ms(key)}
+          for key in keys
+        ],
+      }
+    except UserError as e:
+      why = str(e)
+  return {
+    'predicted_ms': None,
+    'error_pct': None,
+    'prediction': f'none: {why}',
+    'layers': [{'key': key, 'predicted_ms': None} for key in keys],
+  }
+
+
+def _unfit(table: LatencyTable | None, device: Device, image_size: int) -> str:
+  """Why a table does not hold for this measurement; empty if it does."""
+  if table is None:
+    return 'latency_table is not set'
+  here = device.describe()['device']
+  if table.device != here:
+    return f'the table is of {spell(table.device)}, this is {spell(here)}'
+  if table.threads != device.threads:
+    return f'the table is for {table.threads} threads, not {device.threads}'
+  if table.image_size != image_size:
+    return f'the table is for {table.image_size} px, not {image_size}'
+  return ''
+
+
+def same_unit(operations: list[OperationTime], network_ms: float) -> bool:
+  """Whether operations take about as long as their network does.
+
+  A profiler slows small operations down, but not a hundredfold; seconds or
+  microseconds that were taken for ms are a thousandfold off.
+  """
+  total = sum(o.mean_ms for o in operations)
+  return not operations or network_ms / 100 < total < network_ms * 100
+
+
+def sum_operations(
+  operations: list[OperationTime], ends: list[int]
+) -> list[float] | None:
+  """Sums a runtime's operation times over layers, ms.
+
+  Args:
+    operations: in order of execution.
+    ends: number of operations up to the end of each layer.
+
+  Returns:
+    ms of each layer; None where the runtime split or merged operations, so that
+    their number is not the model's.
+  """
+  if len(operations) != ends[-1]:
+    return None
+  starts = [0, *ends[:-1]]
+  return [
+    sum(o.mean_ms for o in operations[start:end])
+    for start, end in zip(starts, ends, strict=True)
+  ]
+
+
+def spell_result(result: dict[str, Any]) -> str:
+  """The result in one line."""
+  file, half, int8 = (
+    'none' if ms is None else f'{ms:.4g}'
+    for ms in (result[f'median_ms{ending}'] for _, ending in FILES.values())
+  )
+  words = f'model.tflite takes {file} ms (float16 {half}, int8 {int8})'
+  if result['predicted_ms'] is None:
+    return f'{words}; prediction {result["prediction"]}'
+  return (
+    f'{words}; bare network {result["bare_ms"]:.4g} ms, predicted '
+    f'{result["predicted_ms"]:.4g} ({result["error_pct"]:+.1f}%)'
+  )

@@ -1,0 +1,223 @@
+"""Stage `validate_table`: does the table predict networks it has not seen?"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from scipy import stats
+
+from spnas_jax.config.defaults import make_space
+from spnas_jax.config.workdir import Workdir, fingerprint, stage_inputs
+from spnas_jax.core.console import say
+from spnas_jax.core.errors import UserError
+from spnas_jax.latency import measuring
+from spnas_jax.latency.devices import Timing
+from spnas_jax.latency.entries import network_tflite
+from spnas_jax.latency.open_device import open_device
+from spnas_jax.latency.table import LatencyTable
+from spnas_jax.latency.table_building import (
+  VALIDATION_STREAM,
+  load_for,
+  random_networks,
+)
+from spnas_jax.networks.architecture import Architecture
+from spnas_jax.networks.space import SearchSpace
+
+# Mean absolute error, percent, up to which a table is called good and usable.
+_GOOD_PCT, _USABLE_PCT = 2.0, 5.0
+
+
+def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Stage `validate_table`: measured against predicted, and a scatter plot.
+
+  Raises:
+    UserError: the table is of another device or size, or covers another space.
+  """
+  device = open_device(config)
+  table = load_for(config, device)
+  inputs = stage_inputs(
+    config,
+    'seed',
+    'space',
+    'validate_table',
+    table=fingerprint(dataclasses.asdict(table)),
+  )
+  done = workdir.finished('validate_table', inputs)
+  if done is not None:
+    return done
+  workdir.claim('validate_table', inputs)
+  start = time.monotonic()
+  space = make_space(config)
+  networks, repeated = choose_networks(config, space, table)
+  predicted = {name: table.predict(arch) for name, arch in networks.items()}
+  rng = np.random.default_rng(config.seed)
+  say(f'validate_table: exporting {len(networks) + len(repeated)} networks')
+  models = {
+    name: network_tflite(arch, table.image_size, rng)
+    for name, arch in {**networks, **repeated}.items()
+  }
+  timings = measuring.measure(
+    'validate_table', workdir, device, models, config.validate_table
+  )
+  moved = drift(table, {name: timings[name] for name in repeated})
+  result = compare(table, predicted, timings, moved or 0.0)
+  result |= {
+    'drift_pct': moved,
+    'table': table.name,
+    'device': table.device,
+    'protocol': measuring.protocol(device, config.validate_table),
+    'conditions': device.conditions(),
+  }
+  result['verdict'] = verdict(result)
+  say(f'validate_table: {result["verdict"]}')
+  result = workdir.finish(
+    'validate_table', inputs, result, time.monotonic() - start
+  )
+  measuring.forget('validate_table', workdir)
+  try:
+    workdir.write('validate_table.png', scatter_plot(result))
+  except Exception as e:  # The numbers are there; the report draws it, too.
+    say(f'validate_table: the picture is left out: {" ".join(str(e).split())}')
+  return result
+
+
+def choose_networks(
+  config: ConfigDict, space: SearchSpace, table: LatencyTable
+) -> tuple[dict[str, Architecture], dict[str, Architecture]]:
+  """(networks the table has not seen, those it was calibrated with).
+
+  Raises:
+    UserError: the space has no network beside those of the calibration.
+  """
+  known = table.calibration.get('networks', ())
+  networks = random_networks(
+    space,
+    config.validate_table.num_networks,
+    np.random.default_rng([config.seed, VALIDATION_STREAM]),
+    exclude=tuple(known),
+  )
+  if not networks:
+    raise UserError(
+      f'validate_table.num_networks is {config.validate_table.num_networks}, '
+      f'but the space holds only the {len(known)} networks that the table was '
+      'calibrated with; set build_table.calibration_networks lower'
+    )
+  style = {
+    name: getattr(space, name)
+    for name in (
+      'activation',
+      'batch_norm_momentum',
+      'batch_norm_epsilon',
+      'padding',
+    )
+  }
+  repeated = {text: Architecture.from_string(text, **style) for text in known}
+  return networks, repeated
+
+
+def compare(
+  table: LatencyTable,
+  predicted: dict[str, float],
+  timings: dict[str, Timing],
+  drift_pct: float = 0.0,
+) -> dict[str, Any]:
+  """Errors of the predictions.
+
+  Args:
+    table: where they come from.
+    predicted: block string -> ms.
+    timings: block string -> measured.
+    drift_pct: how much slower the device is than when the table was made.
+
+  Returns:
+    'rmse_ms'; 'mean_abs_pct' and 'worst_pct' of the measured time;
+    'uncalibrated_mean_abs_pct', of the bare sums;
+    'mean_abs_pct_at_todays_speed', of predictions that are as much slower as
+    the device is; 'rank_correlation' (Spearman; None where it is not defined);
+    'networks', one row each.
+  """
+  names = list(predicted)
+  guess = np.array([predicted[name] for name in names])
+  truth = np.array([timings[name].ms for name in names])
+  errors = 100 * (guess / truth - 1)
+  bare = 100 * (guess / table.factor / truth - 1)
+  today = 100 * (guess * (1 + drift_pct / 100) / truth - 1)
+  rank = None
+  if len(set(truth)) > 1 and len(set(guess)) > 1:
+    rank = float(stats.spearmanr(guess, truth).statistic)
+  return {
+    'num_networks': len(names),
+    'rmse_ms': float(np.sqrt(np.mean((guess - truth) ** 2))),
+    'mean_abs_pct': float(np.abs(errors).mean()),
+    'worst_pct': float(np.abs(errors).max()),
+    'uncalibrated_mean_abs_pct': float(np.abs(bare).mean()),
+    'mean_abs_pct_at_todays_speed': float(np.abs(today).mean()),
+    'rank_correlation': rank,
+    'networks': [
+      {
+        'architecture': name,
+        'predicted_ms': predicted[name],
+        'measured_ms': timings[name].ms,
+        'spread_ms': timings[name].spread_ms,
+        'error_pct': float(error),
+      }
+      for name, error in zip(names, errors, strict=True)
+    ],
+  }
+
+
+def drift(table: LatencyTable, repeated: dict[str, Timing]) -> float | None:
+  """How much slower the device is than when the table was made, percent.
+
+  Median over networks of the calibration that were timed again; None without.
+  """
+  if not repeated:
+    return None
+  calibration = table.calibration
+  then = dict(
+    zip(calibration['networks'], calibration['measured_ms'], strict=True)
+  )
+  return float(
+    np.median([100 * (t.ms / then[name] - 1) for name, t in repeated.items()])
+  )
+
+
+def verdict(result: dict[str, Any]) -> str:
+  """The result in words."""
+  error, moved = result['mean_abs_pct'], result['drift_pct']
+  words = (
+    f'{result["num_networks"]} networks that the table has not seen are '
+    f'predicted within {error:.2f}% on average, {result["worst_pct"]:.2f}% at '
+    f'worst ({result["rmse_ms"]:.3g} ms RMS)'
+  )
+  if result['rank_correlation'] is not None:
+    words += f', rank correlation {result["rank_correlation"]:.3f}'
+  if error <= _GOOD_PCT:
+    words += '. Good to search with.'
+  elif error <= _USABLE_PCT:
+    words += f'. Usable, but leave a margin of {result["worst_pct"]:.0f}%.'
+  else:
+    words += '. Not to be searched with: measure again on a quieter device.'
+  if moved is not None and abs(moved) > _GOOD_PCT:
+    slower = 'slower' if moved > 0 else 'faster'
+    words += (
+      f' The device runs {abs(moved):.1f}% {slower} than when the table was '
+      'made, which is in these errors: without it they are '
+      f'{result["mean_abs_pct_at_todays_speed"]:.2f}% on average.'
+    )
+  return words
+
+
+def scatter_plot(result: dict[str, Any]) -> bytes:
+  """Measured against predicted, with the identity line, as a PNG file."""
+  from spnas_jax.report import figures, plot_style
+
+  rows = result['networks']
+  figure = figures.predicted_measured(
+    [row['predicted_ms'] for row in rows], [row['measured_ms'] for row in rows]
+  )
+  return plot_style.png(figure)

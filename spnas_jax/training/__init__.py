@@ -1,0 +1,1 @@
+"""Training a network: optimizer, schedules, state, steps, loop, scoring."""

@@ -1,0 +1,98 @@
+"""What search and training set up alike: batches on devices, first weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from spnas_jax.config.defaults import dataset_facts
+from spnas_jax.config.workdir import Workdir
+from spnas_jax.core.errors import UserError
+from spnas_jax.core.parallel import AXIS, check_divisible
+from spnas_jax.data import datasets, input_pipeline
+
+
+def device_batches(config: ConfigDict, recipe: Any, seed: int, first: int):
+  """Training batches on the devices, from step `first` on."""
+  return input_pipeline.prefetch_to_devices(
+    input_pipeline.train_batches(
+      config.dataset,
+      batch_size=recipe.batch_size,
+      seed=seed,
+      start_step=first,
+      dtype=recipe.dtype,
+    ),
+    axis_name=AXIS,
+  )
+
+
+def check_batch(section: str, batch_size: int) -> None:
+  """Raises UserError unless the batch splits over the devices."""
+  try:
+    check_divisible(batch_size)
+  except ValueError as e:
+    raise UserError(f'{section}.batch_size is {e}') from e
+
+
+def check_split(config: ConfigDict) -> None:
+  """Raises UserError unless `evaluate.split` has images."""
+  split = config.evaluate.split
+  try:
+    dataset_facts(config).num_examples(split)
+  except UserError as e:
+    raise UserError(f'evaluate.split is {split!r}: {e}') from e
+
+
+def check_recipe(config: ConfigDict, workdir: Workdir, section: str) -> None:
+  """Refuses a recipe that devices or data do not allow.
+
+  Args:
+    config: the configuration.
+    workdir: a stage that is finished in it needs no data.
+    section: 'search' or 'train', which is also the stage's name.
+
+  Raises:
+    UserError: the batch does not split over the devices, or the data cannot be
+      read or do not fill it.
+  """
+  check_batch(section, config[section].batch_size)
+  if section not in workdir.results():
+    check_data(config, section)
+
+
+def check_data(config: ConfigDict, section: str) -> None:
+  """Refuses data that cannot be read or do not fill a batch.
+
+  For a stage to call before it leaves anything in the workdir.
+
+  Raises:
+    UserError: naming the key.
+  """
+  datasets.open_builder(config.dataset)
+  count = datasets.info(config.dataset).num_examples('train')
+  batch_size = config[section].batch_size
+  if batch_size > count:
+    raise UserError(
+      f'{section}.batch_size is {batch_size}, allowed: up to {count}, the '
+      'number of training images'
+    )
+
+
+def init_variables(model, image_size: int, channels: int, seed: int, *args):
+  """Initial {'params', 'batch_stats'}; `args` follow the images in the call."""
+  images = jnp.zeros((1, image_size, image_size, channels))
+
+  @jax.jit
+  def init(key):
+    return model.init(key, images, *args)
+
+  return init(jax.random.key(seed))
+
+
+def image_shape(config: ConfigDict) -> tuple[int, int, int]:
+  """[H, W, C] of the configured images."""
+  size = config.dataset.image_size
+  return size, size, dataset_facts(config).channels

@@ -1,0 +1,178 @@
+"""What training and evaluation steps share: one device's view of a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array, lax
+
+from spnas_jax.core.parallel import AXIS, average
+from spnas_jax.training.batch_augmentation import mixup, random_erasing
+from spnas_jax.training.objective import cross_entropy, objective
+from spnas_jax.training.optimizer import decayed, moving_average
+from spnas_jax.training.schedules import ema_decay
+from spnas_jax.training.train_state import TrainState
+
+
+def dropout_mask(
+  key: Array, rate: float, local_batch: int, features: int
+) -> Array | None:
+  """Inverted-dropout mask [local_batch, features] of this device's examples.
+
+  Drawn for the global batch and sliced, so an example meets the same mask on
+  however many devices the batch is spread.
+  """
+  if not rate:
+    return None
+  devices = lax.psum(1, AXIS)
+  shape = (local_batch * devices, features)
+  keep = jax.random.bernoulli(key, 1 - rate, shape).astype(jnp.float32)
+  start = lax.axis_index(AXIS) * local_batch
+  return lax.dynamic_slice_in_dim(keep, start, local_batch) / (1 - rate)
+
+
+def apply_gradients(
+  state: TrainState,
+  optimizer: optax.GradientTransformation,
+  gradients: Any,
+  batch_stats: Any,
+  average_limit: float,
+) -> TrainState:
+  """Averages over devices, takes the optimizer step, moves the averages.
+
+  Gradients and batch statistics are averaged here, once; the statistics are
+  already equal where batch norm is synchronised.
+  """
+  gradients, batch_stats = average((gradients, batch_stats))
+  updates, opt_state = optimizer.update(
+    gradients, state.opt_state, state.params
+  )
+  params = optax.apply_updates(state.params, updates)
+  decay = ema_decay(average_limit, state.step)
+  return state.replace(
+    step=state.step + 1,
+    params=params,
+    batch_stats=batch_stats,
+    ema_params=moving_average(state.ema_params, params, decay),
+    ema_batch_stats=moving_average(state.ema_batch_stats, batch_stats, decay),
+    opt_state=opt_state,
+  )
+
+
+def accuracy(logits: Array, labels: Array) -> Array:
+  """Share of correct top-1 predictions, []."""
+  return (logits.argmax(-1) == labels).astype(jnp.float32).mean()
+
+
+def make_train_step(
+  model: nn.Module,
+  optimizer: optax.GradientTransformation,
+  learning_rate: optax.Schedule,
+  recipe: Any,
+  seed: int,
+):
+  """Step of an ordinary training.
+
+  Args:
+    model: a `ConvNet`.
+    optimizer: of all parameters.
+    learning_rate: only for the log.
+    recipe: config section `train`.
+    seed: of dropout.
+
+  Returns:
+    step(state, {'image' [b, H, W, C], 'label' [b]}) -> (state, metrics) for
+    one device under the axis `parallel.AXIS`.
+  """
+  features = model.arch.feature_channels
+
+  def train_step(state: TrainState, batch: dict[str, Array]):
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    mask = dropout_mask(key, recipe.dropout, batch['label'].shape[0], features)
+    images, weight = batch['image'], jnp.float32(1)
+    if recipe.random_erasing:
+      own = jax.random.fold_in(key, 1)
+      images = random_erasing(own, images, recipe.random_erasing)
+    if recipe.mixup:
+      images, weight = mixup(jax.random.fold_in(key, 2), images, recipe.mixup)
+
+    def smoothed(logits, labels):
+      return cross_entropy(logits, labels, recipe.label_smoothing)
+
+    def loss(params):
+      logits, updated = model.apply(
+        {'params': params, 'batch_stats': state.batch_stats},
+        images,
+        train=True,
+        dropout_mask=mask,
+        mutable=['batch_stats'],
+      )
+      ce = smoothed(logits, batch['label'])
+      if recipe.mixup:
+        other = smoothed(logits, batch['label'][::-1])
+        ce = weight * ce + (1 - weight) * other
+      terms = objective(
+        ce, jnp.float32(1), 0.0, decayed(params, False), recipe.weight_decay
+      )
+      return terms.total, (terms, logits, updated['batch_stats'])
+
+    (_, (terms, logits, stats)), gradients = jax.value_and_grad(
+      loss, has_aux=True
+    )(state.params)
+    metrics = lax.pmean(
+      {
+        'cross_entropy': terms.cross_entropy,
+        'loss': terms.total,
+        'accuracy': accuracy(logits, batch['label']),
+      },
+      AXIS,
+    )
+    metrics['learning_rate'] = learning_rate(state.step)
+    state = apply_gradients(
+      state, optimizer, gradients, stats, recipe.ema_decay
+    )
+    return state, metrics
+
+  return train_step
+
+
+def score(logits: Array, labels: Array, mask: Array) -> dict[str, Array]:
+  """Sums over the examples whose mask is 1: count, top1, top5, cross_entropy.
+
+  Top-1 is the class that a user of argmax gets, so constant logits are right by
+  luck only. An example counts for top-5 if fewer than five classes score higher
+  than its own (all of them where there are no more than five classes).
+  """
+  own = jnp.take_along_axis(logits, labels[:, None], 1)
+  # Written so that NaN, which compares with nothing, ranks last, not first.
+  rank = (~(logits <= own)).sum(-1)
+  log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
+  ce = -jnp.take_along_axis(log_probability, labels[:, None], 1)[:, 0]
+  return {
+    'count': mask.sum(),
+    'top1': ((rank < 1) * (logits.argmax(-1) == labels) * mask).sum(),
+    'top5': ((rank < 5) * mask).sum(),
+    'cross_entropy': (ce * mask).sum(),
+  }
+
+
+def make_eval_step(apply):
+  """Step of an evaluation.
+
+  Args:
+    apply: (variables, images) -> logits.
+
+  Returns:
+    step(variables, {'image', 'label', 'mask'}) -> sums over all devices, see
+    `score`.
+  """
+
+  def eval_step(variables, batch):
+    logits = apply(variables, batch['image'])
+    return lax.psum(score(logits, batch['label'], batch['mask']), AXIS)
+
+  return eval_step

@@ -1,0 +1,211 @@
+"""Training a network under `config.train`, and reading it back."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from spnas_jax.config.defaults import dataset_facts
+from spnas_jax.config.routes import read_architecture
+from spnas_jax.config.workdir import Workdir, fingerprint
+from spnas_jax.core.console import say
+from spnas_jax.core.errors import UserError
+from spnas_jax.core.parallel import AXIS, pmap_step, replicate
+from spnas_jax.latency.table import LatencyTable
+from spnas_jax.models.convnet import ConvNet
+from spnas_jax.networks.architecture import Architecture, num_params
+from spnas_jax.training.batch_norm import estimate_batch_stats
+from spnas_jax.training.checkpoint import Checkpoints
+from spnas_jax.training.loop import run_steps, take
+from spnas_jax.training.optimizer import weight_optimizer
+from spnas_jax.training.run_setup import (
+  check_batch,
+  device_batches,
+  init_variables,
+)
+from spnas_jax.training.schedules import learning_rate_schedule
+from spnas_jax.training.scoring import convnet_eval_step, score_split
+from spnas_jax.training.steps import make_train_step
+from spnas_jax.training.train_state import TrainState
+
+
+def training_parts(config: ConfigDict, arch: Architecture):
+  """(network, optimizer, learning rate by step) under `config.train`."""
+  recipe = config.train
+  per_epoch = dataset_facts(config).steps_per_epoch(recipe.batch_size)
+  total = max(1, round(recipe.epochs * per_epoch))
+  schedule = learning_rate_schedule(recipe, per_epoch, total)
+  model = ConvNet(
+    arch,
+    dtype=recipe.dtype,
+    axis_name=AXIS if recipe.sync_batch_norm else None,
+    remat=recipe.remat,
+  )
+  return model, weight_optimizer(recipe.optimizer, schedule), schedule
+
+
+def train_network(
+  config: ConfigDict,
+  workdir: Workdir,
+  stage: str,
+  arch: Architecture,
+  variables: dict[str, Any] | None = None,
+  seed: int | None = None,
+) -> TrainState:
+  """Trains one network under `config.train`, resuming where it was.
+
+  Args:
+    config: sections `dataset` and `train`.
+    workdir: checkpoints and events go to its folder `stage`.
+    stage: name for files and log lines.
+    arch: the network.
+    variables: weights to start from; None initialises.
+    seed: of initialisation, order and dropout; None = `config.seed`.
+
+  Returns:
+    The final state. Its `ema_batch_stats` are those of `ema_params` over
+    `train.batch_norm_batches` batches, not running averages; with 0 epochs they
+    are as they were given.
+  """
+  recipe = config.train
+  seed = config.seed if seed is None else seed
+  check_batch('train', recipe.batch_size)
+  per_epoch = dataset_facts(config).steps_per_epoch(recipe.batch_size)
+  total = max(1, round(recipe.epochs * per_epoch)) if recipe.epochs else 0
+  model, optimizer, schedule = training_parts(config, arch)
+  if variables is None:
+    variables = init_variables(
+      model, config.dataset.image_size, arch.input_channels, seed
+    )
+  step = make_train_step(model, optimizer, schedule, recipe, seed)
+
+  def finish(state: TrainState) -> TrainState:
+    stats = _statistics(config, model, state.ema_params, seed)
+    return state.replace(ema_batch_stats=replicate(stats))
+
+  def describe(m: dict[str, float]) -> str:
+    return (
+      f'CE {m["cross_entropy"]:.3f}  accuracy {100 * m["accuracy"]:.1f}%'
+      f'  lr {m["learning_rate"]:.2g}'
+    )
+
+  return run_steps(
+    stage,
+    workdir,
+    TrainState.create(variables, optimizer),
+    pmap_step(step),
+    lambda first: device_batches(config, recipe, seed, first),
+    total_steps=total,
+    steps_per_epoch=per_epoch,
+    recipe=recipe,
+    describe=describe,
+    finish=finish,
+  )
+
+
+def _statistics(
+  config: ConfigDict, model: ConvNet, params: Any, seed: int
+) -> Any:
+  """Batch statistics of weights over the first training batches."""
+  recipe = config.train
+  batches = take(
+    device_batches(config, recipe, seed, 0), recipe.batch_norm_batches
+  )
+  return estimate_batch_stats(model, params, batches)
+
+
+def statistics_images(config: ConfigDict, steps: int) -> int:
+  """Images from which batch statistics were estimated; 0 = not, as given."""
+  recipe = config.train
+  return recipe.batch_norm_batches * recipe.batch_size if steps else 0
+
+
+def trained_hash(workdir: Workdir) -> str:
+  """Identity of what was trained in a workdir.
+
+  Raises:
+    UserError: nothing was.
+  """
+  result = workdir.results().get('train')
+  if result is None:
+    raise UserError(
+      f'--workdir {workdir.path} holds no trained network; run --stage=train '
+      'first'
+    )
+  if 'batch_norm_images' not in result:
+    say(
+      f'WARNING: {workdir.path} was trained by a version that kept running '
+      'batch-norm statistics, which can lag. Stages that run now re-estimate '
+      "them; those already finished run again once 'evaluate', 'export' and "
+      "'profile' are removed from its results.json"
+    )
+  return fingerprint(result['inputs'])
+
+
+def load_trained(
+  config: ConfigDict, workdir: Workdir
+) -> tuple[Architecture, dict[str, Any]]:
+  """The trained network, its averaged weights and their batch statistics.
+
+  Returns:
+    (architecture, {'params', 'batch_stats'}).
+
+  Raises:
+    UserError: nothing was trained in the workdir.
+  """
+  trained_hash(workdir)
+  arch = read_architecture(workdir / 'train' / 'architecture.json')
+  model = ConvNet(arch)
+  variables = init_variables(
+    model, config.dataset.image_size, arch.input_channels, 0
+  )
+  like = TrainState.create(
+    variables, weight_optimizer(config.train.optimizer, lambda step: 0.0)
+  )
+  with Checkpoints(workdir / 'train' / 'checkpoints') as checkpoints:
+    state = checkpoints.restore(like)
+  stats = state.ema_batch_stats
+  if 'batch_norm_images' not in workdir.results()['train'] and state.step:
+    stats = _statistics(config, model, state.ema_params, config.seed)
+  return arch, {'params': state.ema_params, 'batch_stats': stats}
+
+
+def score_from_scratch(
+  config: ConfigDict,
+  workdir: Workdir,
+  stage: str,
+  arch: Architecture,
+  seed: int,
+  table: LatencyTable | None,
+) -> dict[str, Any]:
+  """Trains and scores one network; a row that exists is read, not redone.
+
+  Returns:
+    {'architecture', 'seed', 'predicted_ms' (None without a table), 'params',
+    'top1', 'top5' (fractions), 'cross_entropy', 'seconds'}.
+  """
+  name = f'{stage}/{fingerprint({"arch": arch.to_string(), "seed": seed})}'
+  path = workdir / name / 'row.json'
+  if path.exists():
+    return json.loads(path.read_text())
+  start = time.monotonic()
+  state = train_network(config, workdir, name, arch, seed=seed)
+  scores = score_split(
+    convnet_eval_step(ConvNet(arch)),
+    {'params': state.ema_params, 'batch_stats': state.ema_batch_stats},
+    config,
+    config.evaluate.split,
+  )
+  row = {
+    'architecture': arch.to_string(),
+    'seed': seed,
+    'predicted_ms': None if table is None else table.predict(arch),
+    'params': num_params(arch),
+    **scores,
+    'seconds': round(time.monotonic() - start, 3),
+  }
+  workdir.write(f'{name}/row.json', json.dumps(row, indent=1))
+  return row

@@ -1,0 +1,123 @@
+"""Devices: what all share, and the host."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+from fake_device import CALL_MS, FakeDevice
+
+from spnas_jax.config.defaults import default_config
+from spnas_jax.core.errors import UserError
+from spnas_jax.export import tflite
+from spnas_jax.latency import devices
+from spnas_jax.latency.devices import Timing, summarise
+from spnas_jax.latency.host import HostDevice
+
+
+@pytest.fixture(scope='module')
+def model() -> bytes:
+  return tflite.convert(lambda x: x + 1, (1, 4, 4, 2))
+
+
+# --- what all devices share ---------------------------------------------------
+
+
+def test_rounds_are_interleaved(model):
+  device = FakeDevice()
+  calls = []
+  timings = device.measure(
+    {'a': model, 'b': model},
+    warmup_runs=1,
+    rounds=3,
+    runs_per_round=1,
+    on_sample=lambda: calls.append(1),
+  )
+  assert device.taken == ['a', 'b'] * 3
+  assert len(calls) == 6
+  assert timings['a'] == Timing(CALL_MS, CALL_MS, 0.0, 3)
+
+
+def test_samples_that_are_there_are_not_taken_again(model):
+  device = FakeDevice()
+  samples = {'a': [1.0, 1.0], 'b': [2.0], 'gone': [9.0]}
+  timings = device.measure(
+    {'a': model, 'b': model},
+    warmup_runs=0,
+    rounds=2,
+    runs_per_round=1,
+    samples=samples,
+  )
+  assert device.taken == ['b']
+  assert samples['b'] == [2.0, CALL_MS]
+  assert set(timings) == {'a', 'b'}
+  # More samples than were asked for: the first ones count.
+  fewer = device.measure(
+    {'a': model},
+    warmup_runs=0,
+    rounds=1,
+    runs_per_round=1,
+    samples={'a': [1.0, 5.0]},
+  )
+  assert fewer['a'] == Timing(1.0, 1.0, 0.0, 1)
+
+
+def test_statistics():
+  timing = summarise([4.0, 1.0, 2.0, 3.0, 5.0], 0.0)
+  assert timing == Timing(ms=1.0, median_ms=3.0, spread_ms=2.0, count=5)
+
+
+def test_unknown_device():
+  config = default_config()
+  config.device = 'toaster'
+  with pytest.raises(UserError, match="'host', 'adb'"):
+    devices.open_device(config)
+
+
+# --- host ---------------------------------------------------------------------
+
+
+def test_host_times_models(monkeypatch, model):
+  monkeypatch.setattr(HostDevice, 'round_seconds', 0.0)
+  device = devices.open_device(default_config())
+  assert isinstance(device, HostDevice)
+  allowed = os.sched_getaffinity(0)
+  large = tflite.convert(lambda x: x @ np.ones((512, 512)), (1, 512))
+  seen = []
+  timings = device.measure(
+    {'small': model, 'large': large},
+    warmup_runs=1,
+    rounds=3,
+    runs_per_round=2,
+    on_sample=lambda: seen.append(len(os.sched_getaffinity(0))),
+  )
+  assert 0 < timings['small'].ms < timings['large'].ms < 10
+  assert timings['small'].ms <= timings['small'].median_ms
+  assert timings['small'].count == 3
+  assert set(seen) == {1}
+  assert os.sched_getaffinity(0) == allowed
+
+
+def test_host_gives_its_cores_back_after_an_interruption(model):
+  allowed = os.sched_getaffinity(0)
+  device = HostDevice(threads=1)
+  with pytest.raises(KeyboardInterrupt), device.session({}, 0, 1):
+    raise KeyboardInterrupt
+  assert os.sched_getaffinity(0) == allowed
+
+
+def test_host_rounds_take_their_time(monkeypatch, model):
+  monkeypatch.setattr(HostDevice, 'round_seconds', 2.0)
+  slept = []
+  monkeypatch.setattr(devices.time, 'sleep', slept.append)
+  HostDevice().measure({'a': model}, warmup_runs=0, rounds=3, runs_per_round=1)
+  assert len(slept) == 2  # Not after the last.
+  assert all(1.0 < seconds <= 2.0 for seconds in slept)
+
+
+def test_host_describes_itself_the_same_way_every_time():
+  facts = HostDevice(threads=2).describe()
+  assert json.loads(json.dumps(facts)) == facts
+  assert facts == HostDevice(threads=1).describe()
+  assert facts['device']['name']
+  assert facts['device']['cores'] == os.cpu_count()

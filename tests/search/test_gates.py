@@ -1,0 +1,450 @@
+"""The three formulations of the decisions, against NumPy and closed forms."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import tiny
+
+from spnas_jax.models.layers import fan_out_normal
+from spnas_jax.models.supernet import SuperNet, layer_name
+from spnas_jax.networks.space import imagenet_space
+from spnas_jax.search.gates import FORMULATIONS, decide, relative_importance
+
+SPACE = tiny.space()
+
+
+def kernels_of(space, seed=0, scale=1.0):
+  """Initial superkernels (and squeezes), as `decide` reads them."""
+  params = {}
+  key = jax.random.key(seed)
+  for i, layer in enumerate(space.layers):
+    size, width = layer.kernels[-1], layer.in_channels * layer.expansions[-1]
+    key, own = jax.random.split(key)
+    kernel = scale * fan_out_normal(own, (size, size, 1, width))
+    params[layer_name(i)] = {'depthwise': {'kernel': kernel}}
+    if layer.squeeze_ratios[-1]:
+      squeeze = layer.block(layer.choices[-1]).squeeze_channels
+      params[layer_name(i)]['squeeze'] = {
+        'squeeze_kernel': fan_out_normal(own, (1, 1, width, squeeze))
+      }
+  return params
+
+
+def with_thresholds(params, thresholds):
+  return {**params, 'thresholds': jnp.asarray(thresholds, jnp.float32)}
+
+
+@functools.cache
+def decision_of(name, space, **kwargs):
+  """Jitted decide: (params, thresholds, key) -> Decision."""
+  return jax.jit(
+    lambda params, thresholds, key: decide(
+      FORMULATIONS[name],
+      space,
+      with_thresholds(params, thresholds),
+      key,
+      **kwargs,
+    )
+  )
+
+
+def reference_gates(space, params, thresholds, noise, power):
+  """The authors' order of decisions in NumPy, float64.
+
+  `noise` multiplies every indicator: 1, or 0 and 1 / keep in subset dropout.
+  Returns (gates, importances) in the order of the space.
+  """
+  gates, norms = np.zeros((2, len(space.gates)))
+
+  def indicator(position, weights):
+    norms[position] = np.sqrt(np.sum(weights**2)) ** power
+    gates[position] = noise[position] * (
+      norms[position] >= thresholds[position]
+    )
+    return gates[position]
+
+  for i, layer in enumerate(space.layers):
+    kernel = np.asarray(
+      params[layer_name(i)]['depthwise']['kernel'], np.float64
+    )
+    half = layer.in_channels * layer.expansions[0]
+    (k5,), (e6,) = (
+      space.gate_index[i, 'kernel'],
+      space.gate_index[i, 'expansion'],
+    )
+    core = np.zeros_like(kernel)
+    core[1:4, 1:4] = kernel[1:4, 1:4]
+    shell = kernel - core
+    kernel = core + indicator(k5, shell) * shell
+    indicator(e6, kernel[..., half:])
+    for keep in space.gate_index[i, 'keep']:
+      indicator(keep, kernel[..., :half])
+  return gates, norms
+
+
+# --- official and paper -------------------------------------------------------
+
+
+@pytest.mark.parametrize(('name', 'power'), [('official', 1), ('paper', 2)])
+@pytest.mark.parametrize('keep', [1.0, 0.6])
+def test_hard_decisions_follow_the_authors(name, power, keep):
+  """Norms, order and dropout of `nas-search/superkernel.py`, re-derived.
+
+  Norms of the expansion and skip subsets are of the kernel *behind* the
+  kernel-size decision and its dropout, so a kept 5x5 shell counts 1 / keep
+  times. Squares in `paper`. Thresholds lie around the norms, so that decisions
+  go both ways; float32 sums of a few hundred squares: relative 1e-5.
+  """
+  params = kernels_of(SPACE)
+  _, norms = reference_gates(SPACE, params, np.zeros(99), np.ones(99), power)
+  rng = np.random.default_rng(0)
+  run = decision_of(name, SPACE, keep_probability=keep, warm_up=True)
+  seen = []
+  for seed in range(8):
+    thresholds = norms * rng.uniform(0.7, 1.3, len(norms))
+    key = jax.random.key(seed)
+    got = run(params, thresholds, key)
+    drawn = jax.random.uniform(key, (len(norms),)) < keep
+    noise = np.asarray(drawn, np.float64) / keep
+    gates, importances = reference_gates(
+      SPACE, params, np.float32(thresholds), noise, power
+    )
+    np.testing.assert_allclose(got.importance, importances, rtol=1e-5)
+    np.testing.assert_allclose(got.gates, gates, rtol=1e-6)
+    np.testing.assert_array_equal(got.runtime_gates, got.gates)
+    np.testing.assert_array_equal(got.logits, got.importance - thresholds)
+    undropped, _ = reference_gates(
+      SPACE, params, np.float32(thresholds), np.ones(99), power
+    )
+    np.testing.assert_array_equal(got.undropped, undropped)
+    seen.append(np.asarray(got.gates))
+  # 1 / keep is what inverted dropout makes of the survivors.
+  assert set(np.unique(np.float32(seen))) == {0.0, np.float32(1 / keep)}
+
+
+def test_subset_dropout_keeps_the_share_it_should():
+  """Each decision survives with the keep probability, on its own."""
+  params = kernels_of(SPACE)
+  zeros = np.zeros(len(SPACE.gates))
+  run = decision_of('official', SPACE, keep_probability=0.6, warm_up=True)
+  keys = jax.random.split(jax.random.key(0), 2000)
+  gates = jax.jit(
+    lambda keys: jax.vmap(lambda key: run(params, zeros, key).gates)(keys)
+  )(keys)
+  share = np.asarray(gates > 0).mean(0)
+  # 5 sigma of 2000 draws.
+  np.testing.assert_allclose(share, 0.6, atol=5 * (0.24 / 2000) ** 0.5)
+  # Inverted dropout has mean 1 whatever the probability.
+  np.testing.assert_allclose(gates.mean(0), 1.0, atol=5 * (2 / 3 / 2000) ** 0.5)
+
+
+@pytest.mark.parametrize('name', ['official', 'paper'])
+def test_equality_means_use(name):
+  """A threshold that equals its norm leaves the subset in, as `>=` does."""
+  params = kernels_of(SPACE)
+  key = jax.random.key(0)
+  run = decision_of(name, SPACE)
+  norms = run(params, np.full(len(SPACE.gates), -1.0), key).importance
+  at = run(params, norms, key)
+  np.testing.assert_array_equal(at.gates, 1.0)
+  above = run(params, np.nextafter(np.asarray(norms), np.inf), key)
+  # Only the first decision of a layer is surely still compared with the same
+  # norm: the others' kernels have lost their shell.
+  first = [SPACE.gate_index[i, 'kernel'][0] for i in range(len(SPACE.layers))]
+  np.testing.assert_array_equal(above.gates[jnp.array(first)], 0.0)
+
+
+def test_hard_threshold_gradient_closed_form():
+  """d gate / d t = -sigma'(norm - t), and each gate has a threshold of its own.
+
+  Taken at the kernel-size gates, on which nothing else depends through the
+  runtime-free sum of themselves. Weights are small so that sigma' is not.
+  """
+  params = kernels_of(SPACE, scale=0.1)
+  run = decision_of('official', SPACE)
+  first = jnp.array(
+    [SPACE.gate_index[i, 'kernel'][0] for i in range(len(SPACE.layers))]
+  )
+
+  def total(thresholds):
+    return run(params, thresholds, jax.random.key(0)).gates[first].sum()
+
+  thresholds = jnp.linspace(0.1, 0.5, len(SPACE.gates))
+  got = jax.grad(total)(thresholds)
+  z = np.float64(run(params, thresholds, jax.random.key(0)).logits)[first]
+  wanted = np.zeros(len(SPACE.gates))
+  wanted[first] = -np.exp(-z) / (1 + np.exp(-z)) ** 2
+  assert np.abs(wanted[first]).min() > 0.01
+  # The slope of a float32 sigmoid: some units in the last place.
+  np.testing.assert_allclose(got, wanted, rtol=1e-5)
+
+
+def test_unused_thresholds_of_official_are_never_read():
+  """The authors create a skip threshold for every layer; 5 of 20 do nothing.
+
+  Here: 2 of 4. Whatever their values, decisions are the same, and their
+  gradient is exactly zero.
+  """
+  official = FORMULATIONS['official']
+  used, count = len(SPACE.gates), official.num_thresholds(SPACE)
+  assert count == used + 2
+  imagenet = imagenet_space()
+  assert official.num_thresholds(imagenet) == 60
+  for name in ('sampled', 'paper'):
+    assert FORMULATIONS[name].num_thresholds(imagenet) == 55
+  params = kernels_of(SPACE, scale=0.1)
+  run = decision_of('official', SPACE)
+
+  def total(thresholds):
+    decision = run(params, thresholds, jax.random.key(0))
+    return decision.gates.sum() + decision.logits.sum()
+
+  zeros = jnp.zeros(count)
+  gradient = jax.grad(total)(zeros)
+  assert np.all(np.asarray(gradient[:used]) != 0)
+  np.testing.assert_array_equal(gradient[used:], 0.0)
+  assert total(zeros) == total(zeros.at[used:].set(1e6))
+
+
+def test_official_starts_dead():
+  """Why `sampled` exists: at initialisation sigma'(norm) underflows.
+
+  In the ImageNet space every indicator is 1, the first layers' thresholds have
+  a vanishing gradient and those from stage 3 on have exactly none in float32.
+  """
+  space = imagenet_space()
+  params = kernels_of(space)
+
+  def total(thresholds):
+    decision = decide(
+      FORMULATIONS['official'],
+      space,
+      with_thresholds(params, thresholds),
+      jax.random.key(0),
+    )
+    return decision.gates.sum(), decision
+
+  gradient, decision = tiny.jit(jax.grad(total, has_aux=True))(jnp.zeros(60))
+  np.testing.assert_array_equal(decision.gates, 1.0)
+  layer_of = np.array([gate.layer for gate in space.gates])
+  # Layer 8 is the first of stage 3, still 240 channels wide; 480 from layer 9.
+  np.testing.assert_array_equal(gradient[:55][layer_of >= 9], 0.0)
+  first = np.abs(np.asarray(gradient[:55][layer_of == 0]))
+  assert np.all((first > 0) & (first < 1e-3))
+  norms = np.asarray(decision.importance)
+  # sqrt(16 taps * 96 channels * 2 / 25) and so on; relative spread 1 / sqrt(2n)
+  # of n >= 1200 weights, five times.
+  for layer, channels in ((0, 96), (1, 144), (9, 480), (17, 1152)):
+    shell = norms[space.gate_index[layer, 'kernel'][0]]
+    half = norms[space.gate_index[layer, 'expansion'][0]]
+    assert abs(shell / (16 * channels * 0.08) ** 0.5 - 1) < 0.1
+    assert abs(half / (25 * channels / 2 * 0.08) ** 0.5 - 1) < 0.1
+
+
+@pytest.mark.parametrize('name', list(FORMULATIONS))
+def test_gradients_at_zero_weights_are_finite(name):
+  """A norm has no gradient at 0; weight decay must not run into NaN there."""
+  space = tiny.space(squeeze_ratios=(0.0, 0.25))
+  params = jax.tree.map(jnp.zeros_like, kernels_of(space))
+  thresholds = jnp.zeros(FORMULATIONS[name].num_thresholds(space))
+  run = decision_of(name, space)
+
+  def total(p, t):
+    decision = run(p, t, jax.random.key(0))
+    return decision.gates.sum() + decision.runtime_gates.sum()
+
+  for leaf in jax.tree.leaves(jax.grad(total, (0, 1))(params, thresholds)):
+    assert np.all(np.isfinite(leaf))
+
+
+# --- sampled ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  'space',
+  [
+    imagenet_space(),
+    tiny.space((3, 5, 7), (2, 4, 6), (0.0, 0.25)),
+  ],
+  ids=['imagenet', 'three sizes and squeeze'],
+)
+def test_relative_importance_starts_at_one(space):
+  """After initialisation every gate's importance is about 1, at any width.
+
+  That is what lets one temperature fit all layers. The root mean square of n
+  normal weights has relative spread 1 / sqrt(2n); the smallest subsets have
+  n = 432 weights in the ImageNet space and 96 (a squeeze, an expansion's 16
+  channels have more) in the tiny one, in numerator and reference: 5 sigma.
+  """
+  importances = np.asarray(
+    tiny.jit(lambda p: relative_importance(space, p))(kernels_of(space))
+  )
+  smallest = 432 if len(space.layers) == 20 else 96
+  atol = 5 * (2 / (2 * smallest)) ** 0.5
+  np.testing.assert_allclose(importances, 1.0, atol=atol)
+
+
+def test_relative_importance_does_not_depend_on_scale():
+  """Ratios within a layer; only the skip measures against a fixed scale."""
+  run = jax.jit(lambda p: relative_importance(SPACE, p))
+  one, ten = run(kernels_of(SPACE)), run(kernels_of(SPACE, scale=10.0))
+  for gate, before, after in zip(SPACE.gates, one, ten, strict=True):
+    factor = 10.0 if gate.kind == 'keep' else 1.0
+    np.testing.assert_allclose(after, factor * before, rtol=1e-5)
+
+
+def test_relative_importance_in_numpy():
+  """RMS over RMS of the subsets the docstring names."""
+  params = kernels_of(SPACE, seed=3)
+  got = jax.jit(lambda p: relative_importance(SPACE, p))(params)
+
+  def rms(x):
+    return np.sqrt(np.mean(np.square(x, dtype=np.float64)))
+
+  for gate, value in zip(SPACE.gates, np.asarray(got), strict=True):
+    kernel = np.asarray(params[layer_name(gate.layer)]['depthwise']['kernel'])
+    layer = SPACE.layers[gate.layer]
+    half = layer.in_channels * 2
+    core = np.zeros(kernel.shape, bool)
+    core[1:4, 1:4] = True
+    wanted = {
+      'kernel': rms(kernel[~core]) / rms(kernel[core]),
+      'expansion': rms(kernel[..., half:]) / rms(kernel[..., :half]),
+      'keep': rms(kernel[..., :half]) / np.sqrt(2 / 25),
+    }[gate.kind]
+    # float32 sums of a few hundred squares.
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+
+
+def test_one_bernoulli_sample_per_gate():
+  """Each gate is exactly 0 or 1, open with its own probability, independently.
+
+  Means of 4000 draws within 5 sigma, correlations within 5 / sqrt(4000).
+  """
+  params = kernels_of(SPACE)
+  run = decision_of('sampled', SPACE, temperature=0.5)
+  importances = run(params, np.zeros(len(SPACE.gates)), jax.random.key(0))
+  logits = np.linspace(-2, 2, len(SPACE.gates))
+  thresholds = np.asarray(importances.importance) - 0.5 * logits
+  keys = jax.random.split(jax.random.key(1), 4000)
+  gates = np.asarray(
+    jax.jit(
+      lambda keys: jax.vmap(lambda k: run(params, thresholds, k).gates)(keys)
+    )(keys)
+  )
+  assert set(np.unique(gates)) == {0.0, 1.0}
+  p = 1 / (1 + np.exp(-logits))
+  spread = np.sqrt(p * (1 - p) / 4000)
+  assert np.all(np.abs(gates.mean(0) - p) < 5 * spread)
+  correlations = np.corrcoef(gates.T) - np.eye(len(p))
+  assert np.abs(correlations).max() < 5 / 4000**0.5
+  decision = run(params, thresholds, keys[0])
+  # float32 subtraction and exponential.
+  np.testing.assert_allclose(decision.logits, logits, atol=1e-5)
+  np.testing.assert_allclose(decision.runtime_gates, p, rtol=1e-5)
+  np.testing.assert_array_equal(decision.runtime_gates, decision.undropped)
+
+
+def test_sampled_gradient_is_straight_through():
+  """d gate / d t = -p (1 - p) / tau whether the sample is 0 or 1.
+
+  And d gate / d weights = p (1 - p) / tau times that of the importance, which
+  makes a subset's own weights take part in its decision.
+  """
+  params = kernels_of(SPACE)
+  tau = 0.5
+  run = decision_of('sampled', SPACE, temperature=tau)
+  key = jax.random.key(5)
+  count = len(SPACE.gates)
+  coefficients = jnp.linspace(1.0, 2.0, count)
+  thresholds = jnp.linspace(0.3, 1.7, count)
+
+  def total(p, t):
+    return jnp.vdot(coefficients, run(p, t, key).gates)
+
+  decision = run(params, thresholds, key)
+  assert 0 < np.asarray(decision.gates).sum() < count  # Samples of both kinds.
+  by_weights, by_thresholds = jax.grad(total, (0, 1))(params, thresholds)
+  p = np.asarray(decision.runtime_gates, np.float64)
+  slope = coefficients * p * (1 - p) / tau
+  np.testing.assert_allclose(by_thresholds, -slope, rtol=1e-5)
+
+  def weighted_importance(p):
+    return jnp.vdot(jnp.float32(slope), relative_importance(SPACE, p))
+
+  wanted = jax.jit(jax.grad(weighted_importance))(params)
+  # Sums of float32 gradients of up to three gates that share a kernel.
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
+    by_weights,
+    wanted,
+  )
+
+
+def test_warm_up_opens_gates_by_the_keep_probability():
+  """Thresholds rest in warm-up: gradient exactly 0, odds as configured."""
+  params = kernels_of(SPACE)
+  count = len(SPACE.gates)
+  run = decision_of('sampled', SPACE, keep_probability=0.6, warm_up=True)
+  thresholds = jnp.linspace(-3.0, 3.0, count)  # Which must not matter.
+  keys = jax.random.split(jax.random.key(2), 2000)
+  gates = jax.jit(
+    lambda keys: jax.vmap(lambda k: run(params, thresholds, k).gates)(keys)
+  )(keys)
+  assert set(np.unique(gates)) == {0.0, 1.0}  # No rescaling of survivors.
+  np.testing.assert_allclose(gates.mean(0), 0.6, atol=5 * (0.24 / 2000) ** 0.5)
+
+  def total(p, t):
+    decision = run(p, t, keys[0])
+    return (decision.gates + decision.runtime_gates).sum()
+
+  for leaf in jax.tree.leaves(jax.grad(total, (0, 1))(params, thresholds)):
+    np.testing.assert_array_equal(leaf, 0.0)
+  decision = run(params, thresholds, keys[0])
+  np.testing.assert_array_equal(decision.runtime_gates, np.float32(0.6))
+  # What the search would pay without dropout is still of the thresholds.
+  p = 1 / (1 + np.exp(-np.asarray(decision.logits, np.float64)))
+  np.testing.assert_allclose(decision.undropped, p, rtol=1e-5)
+
+
+@pytest.mark.parametrize('name', list(FORMULATIONS))
+def test_decisions_are_a_function_of_the_key(name):
+  """Same key, same gates, jitted or not: devices with one key decide alike."""
+  params = kernels_of(SPACE)
+  thresholds = jnp.ones(len(SPACE.gates))
+  run = decision_of(name, SPACE, keep_probability=0.5, warm_up=True)
+  eager = decide(
+    FORMULATIONS[name],
+    SPACE,
+    with_thresholds(params, thresholds),
+    jax.random.key(7),
+    keep_probability=0.5,
+    warm_up=True,
+  )
+  once = run(params, thresholds, jax.random.key(7))
+  for one, other in zip(once, eager, strict=True):
+    # Fusion may change the order of a sum of squares.
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
+  others = [
+    np.asarray(run(params, thresholds, jax.random.key(k)).gates).tolist()
+    for k in range(5)
+  ]
+  assert len({tuple(o) for o in others}) > 1
+
+
+def test_formulations_place_their_gates():
+  """What each formulation asks of the supernet and of the runtime model."""
+  rows = {
+    n: (f.placement, f.sampled, f.power, f.runtime_form)
+    for n, f in FORMULATIONS.items()
+  }
+  assert rows == {
+    'sampled': ('after_norm', True, 1, 'exact'),
+    'official': ('kernel', False, 1, 'factorised'),
+    'paper': ('kernel', False, 2, 'factorised'),
+  }
+  for formulation in FORMULATIONS.values():
+    SuperNet(SPACE, placement=formulation.placement)

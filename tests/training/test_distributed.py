@@ -1,0 +1,158 @@
+"""Several processes are one run: the same network, one set of files.
+
+Two processes of two devices each, over loopback, share a workdir. What they
+compute must not depend on how devices are shared out to processes.
+"""
+
+import shutil
+import socket
+
+import jax
+import numpy as np
+import pytest
+import tiny_run
+
+from spnas_jax import startup
+from spnas_jax.config.workdir import Workdir
+from spnas_jax.core.errors import UserError
+from spnas_jax.search.search_record import finished_search
+
+# `all`, without the stages that need no devices.
+THREE_STAGES = (
+  'from spnas_jax import cli, stage_runs\n'
+  "stage_runs.ALL = ('search', 'train', 'evaluate')\ncli.main()\n"
+)
+
+
+def run_together(command) -> list[tuple[int, str, str]]:
+  """The command in two processes; their (exit code, stdout, stderr)."""
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    port = probe.getsockname()[1]
+  processes = [
+    tiny_run.start(
+      command,
+      devices=2,
+      JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{port}',
+      JAX_NUM_PROCESSES='2',
+      JAX_PROCESS_ID=str(i),
+    )
+    for i in range(2)
+  ]
+  try:
+    said = [p.communicate(timeout=300) for p in processes]
+  finally:
+    for p in processes:
+      p.kill()
+  return [(p.returncode, *t) for p, t in zip(processes, said, strict=True)]
+
+
+def parameters(workdir):
+  """Final parameters of a workdir's search."""
+  return finished_search(tiny_run.config(), Workdir(workdir))[1].params
+
+
+@pytest.fixture(scope='module')
+def together(tmp_path_factory):
+  """A search, training and evaluation by two processes in one go, so that each
+  stage reads what the one before it has just left."""
+  workdir = tmp_path_factory.mktemp('together') / 'run'
+  command = tiny_run.command('all', workdir)
+  ends = run_together([command[0], '-c', THREE_STAGES, *command[2:]])
+  for code, _, err in ends:
+    assert code == 0, err[-2000:]
+  return workdir, ends
+
+
+def assert_same(a, b):
+  """Equal but for the order in which a batch's sums are taken.
+
+  Gates, dropout and the order of the data are the same to the bit, and batch
+  norm is over the global batch. But 2 x 2, 4 and 1 devices add up gradients and
+  statistics in different orders, which float32 rounds differently, by about
+  1e-7; 16 steps that divide by roots of small accumulators enlarge that some
+  hundred times.
+  """
+  for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4)
+
+
+def test_two_processes_find_what_one_finds(together):
+  """2 processes x 2 devices = 1 process x 4 devices."""
+  workdir, _ = together
+  whole = tiny_run.finished()
+  assert_same(parameters(workdir), parameters(whole))
+  ours, theirs = tiny_run.results(workdir), tiny_run.results(whole)
+  assert ours['search']['architecture'] == theirs['search']['architecture']
+  for stage, key in (
+    ('search', 'final_cross_entropy'),
+    ('search', 'expected_ms'),
+    ('evaluate', 'cross_entropy'),
+  ):
+    assert ours[stage][key] == pytest.approx(theirs[stage][key], rel=1e-3)
+
+
+def test_one_device_finds_the_same(together, tmp_path):
+  """2 processes x 2 devices = 1 process x 1 device."""
+  workdir, _ = together
+  done = tiny_run.run(tiny_run.command('search', tmp_path), devices=1)
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert tiny_run.results(tmp_path)['search']['platform']['num_devices'] == 1
+  assert_same(parameters(workdir), parameters(tmp_path))
+
+
+def test_one_process_writes_and_speaks(together):
+  """Process 1 leaves results, events and progress to process 0."""
+  workdir, ends = together
+  results = tiny_run.results(workdir)
+  for stage in ('search', 'train', 'evaluate'):
+    assert results[stage]['platform']['num_processes'] == 2
+    assert results[stage]['platform']['num_devices'] == 4
+  (_, out0, err0), (_, out1, err1) = ends
+  assert 'search: found' in out0 and 'images/s' in err0
+  assert 'search:' not in out1 and 'images/s' not in err1
+  for stage in ('search', 'train'):
+    assert len(list((workdir / stage / 'events').iterdir())) == 1
+  assert not list(workdir.rglob('.*'))  # No half-written file is left.
+
+
+def test_every_example_is_scored_once(together):
+  """50 images in batches of 24, of which each process takes a half: neither the
+  filling of the last batch nor an image twice is counted."""
+  workdir, _ = together
+  examples = tiny_run.get_config().dataset.test_examples
+  assert tiny_run.results(workdir)['evaluate']['num_examples'] == examples
+
+
+def test_both_processes_resume(together, tmp_path):
+  """From the checkpoint they wrote together, to the same bits."""
+  workdir, _ = together
+  again = tmp_path / 'run'
+  shutil.copytree(workdir, again)
+  (again / 'results.json').unlink()
+  checkpoints = again / 'search' / 'checkpoints'
+  shutil.rmtree(checkpoints / str(tiny_run.STEPS))
+  before = max(int(path.name) for path in checkpoints.iterdir())
+  ends = run_together(tiny_run.command('search', again))
+  for code, _, err in ends:
+    assert code == 0, err[-2000:]
+  assert f'resuming at step {before} of' in ends[0][1]
+  ours, theirs = (tiny_run.results(w)['search'] for w in (again, workdir))
+  for key in ('params_sha256', 'final_cross_entropy', 'architecture'):
+    assert ours[key] == theirs[key], key
+
+
+@pytest.mark.parametrize('missing', ['JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'])
+def test_incomplete_variables_are_named(missing, monkeypatch):
+  """Without them this process would wait for others that never come."""
+  monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', '127.0.0.1:1')
+  monkeypatch.setenv('JAX_NUM_PROCESSES', '2')
+  monkeypatch.setenv('JAX_PROCESS_ID', '0')
+  for value in (None, 'two'):
+    if value is None:
+      monkeypatch.delenv(missing)
+    else:
+      monkeypatch.setenv(missing, value)
+    with pytest.raises(UserError, match='JAX_COORDINATOR_ADDRESS is set') as e:
+      startup.prepare_jax()
+    assert (value or missing) in str(e.value)
