@@ -9,32 +9,46 @@ from ml_collections import ConfigDict
 
 from spnas_jax.core.errors import UserError
 from spnas_jax.networks import zoo
+from spnas_jax.networks.architecture import EPSILONS, STEM_KERNELS
+from spnas_jax.networks.block import MAX_CHANNELS
+
+# Ends that nobody reaches for, but up to which everything can be counted; what
+# only scales a loss may be any finite number: a run that diverges says so.
+MAX_EPOCHS = 1e6
+MANY = 100_000
+MAX_INT = 2**31 - 1
+MAX_LAYERS = 200  # Of all stages together.
+DAY = 86_400.0  # Seconds.
 
 _RECIPE_RANGES = {
-  'epochs': (0, math.inf),
-  'batch_size': (1, math.inf),
+  'epochs': (0, MAX_EPOCHS),
+  'batch_size': (1, 2**24),
   'learning_rate': (0, math.inf),
-  'lr_warmup_epochs': (0, math.inf),
+  'lr_warmup_epochs': (0, MAX_EPOCHS),
   'decay_rate': (0, 1),
-  'decay_epochs': (1e-9, math.inf),
+  'decay_epochs': (1e-9, MAX_EPOCHS),
   'weight_decay': (0, math.inf),
   'label_smoothing': (0, 0.999),
   'dropout': (0, 0.999),
   'ema_decay': (0, 1),
-  'batch_norm_batches': (1, math.inf),
-  'log_every_steps': (1, math.inf),
-  'checkpoint_epochs': (1e-9, math.inf),
+  'batch_norm_batches': (1, MANY),
+  'log_every_steps': (1, MAX_INT),
+  'checkpoint_epochs': (1e-9, MAX_EPOCHS),
 }
 RANGES: dict[str, tuple[float, float]] = {
   **{f'search.{k}': v for k, v in _RECIPE_RANGES.items()},
   **{f'train.{k}': v for k, v in _RECIPE_RANGES.items()},
   'seed': (0, 2**31 - 1),
   'space.width': (0.05, 20),
-  'space.stem_channels': (1, math.inf),
-  'space.head_channels': (0, math.inf),
+  'space.stem_kernel': (1, STEM_KERNELS[-1]),
+  'space.stem_stride': (1, 2),
+  'space.stem_channels': (1, MAX_CHANNELS),
+  'space.head_channels': (0, MAX_CHANNELS),
+  'space.batch_norm_momentum': (0, 0.999999),
+  'space.batch_norm_epsilon': EPSILONS,
   'search.target_fraction': (0, 1),
   'search.lambda_': (0, math.inf),
-  'search.warmup_epochs': (0, math.inf),
+  'search.warmup_epochs': (0, MAX_EPOCHS),
   'search.keep_probability': (1e-3, 1),
   'search.temperature_start': (1e-3, 100),
   'search.temperature_end': (1e-3, 100),
@@ -43,40 +57,40 @@ RANGES: dict[str, tuple[float, float]] = {
   'search.controller.ramp': (0, 1),
   'search.controller.limit': (0, math.inf),
   'search.slack': (0, 1),
-  'search.evolution.population': (2, math.inf),
-  'search.evolution.generations': (0, math.inf),
+  'search.evolution.population': (2, MANY),
+  'search.evolution.generations': (0, MANY),
   'search.evolution.mutation': (0, 1),
-  'search.evolution.images': (1, math.inf),
-  'search.evolution.front_points': (0, math.inf),
-  'ablate.contexts': (1, math.inf),
-  'ablate.images': (1, math.inf),
-  'ablate.num_networks': (2, math.inf),
-  'ablate.ranking_images': (1, math.inf),
-  'train.mixup': (0, math.inf),
+  'search.evolution.images': (1, MAX_INT),
+  'search.evolution.front_points': (0, 1000),
+  'ablate.contexts': (1, MANY),
+  'ablate.images': (1, MAX_INT),
+  'ablate.num_networks': (2, MANY),
+  'ablate.ranking_images': (1, MAX_INT),
+  'train.mixup': (0, 100),
   'train.random_erasing': (0, 1),
-  'evaluate.batch_size': (1, math.inf),
-  'export.calibration_images': (1, math.inf),
-  'export.check_images': (1, math.inf),
-  'export.batch_size': (0, math.inf),
+  'evaluate.batch_size': (1, MAX_INT),
+  'export.calibration_images': (1, MAX_INT),
+  'export.check_images': (1, MAX_INT),
+  'export.batch_size': (0, 1024),
   'profile.threads': (1, 256),
-  'profile.warmup_runs': (0, math.inf),
-  'profile.rounds': (1, math.inf),
-  'profile.runs_per_round': (1, math.inf),
-  'profile.cooldown_seconds': (0, math.inf),
-  'profile.timeout_seconds': (1e-3, math.inf),
-  'build_table.calibration_networks': (0, math.inf),
-  'build_table.rounds': (1, math.inf),
-  'build_table.runs_per_round': (1, math.inf),
-  'build_table.warmup_runs': (0, math.inf),
-  'validate_table.num_networks': (1, math.inf),
-  'validate_table.rounds': (1, math.inf),
-  'validate_table.runs_per_round': (1, math.inf),
-  'validate_table.warmup_runs': (0, math.inf),
-  'random_search.num_networks': (1, math.inf),
+  'profile.warmup_runs': (0, MANY),
+  'profile.rounds': (1, MANY),
+  'profile.runs_per_round': (1, MANY),
+  'profile.cooldown_seconds': (0, DAY),
+  'profile.timeout_seconds': (1e-3, DAY),
+  'build_table.calibration_networks': (0, MANY),
+  'build_table.rounds': (1, MANY),
+  'build_table.runs_per_round': (1, MANY),
+  'build_table.warmup_runs': (0, MANY),
+  'validate_table.num_networks': (1, MANY),
+  'validate_table.rounds': (1, MANY),
+  'validate_table.runs_per_round': (1, MANY),
+  'validate_table.warmup_runs': (0, MANY),
+  'random_search.num_networks': (1, MANY),
   'random_search.band': (1e-6, 1),
-  'compare.rounds': (0, math.inf),
-  'compare.warmup_steps': (0, math.inf),
-  'compare.epochs': (0, math.inf),
+  'compare.rounds': (0, MANY),
+  'compare.warmup_steps': (0, MANY),
+  'compare.epochs': (0, MAX_EPOCHS),
 }
 _RECIPE_CHOICES = {
   'optimizer': ('rmsprop', 'sgd', 'adamw'),
@@ -133,12 +147,14 @@ def check(config: ConfigDict) -> None:
       f"train.init is {init!r}, allowed: 'scratch', 'inherit', the path of an "
       '.npz file'
     )
-  for key in ('channels', 'layers', 'strides'):
-    if not config.space[key] or min(config.space[key]) < 1:
-      raise UserError(
-        f'space.{key} is {config.space[key]}, allowed: one or more whole '
-        'numbers above 0'
-      )
+  _check_finite('', config)
+  _check_space(config.space)
+  seeds, (low, high) = config.random_search.train_seeds, RANGES['seed']
+  if not seeds or not all(low <= seed <= high for seed in seeds):
+    raise UserError(
+      f'random_search.train_seeds is {seeds}, allowed: one or more whole '
+      f'numbers from {low} to {high}'
+    )
   for part in config.ablate.parts:
     if part not in ('kernels', 'gates', 'ranking'):
       raise UserError(
@@ -164,8 +180,50 @@ def check(config: ConfigDict) -> None:
       f'search.temperature_fall is {fall}, allowed: two ascending '
       'fractions from 0 to 1: 0.05 for 5%'
     )
+  if 0 < config.train.mixup < 1e-3:  # Where Beta is not a number in float32.
+    raise UserError(
+      f'train.mixup is {config.train.mixup}, allowed: 0, or 0.001 to 100'
+    )
+  start, end = config.search.temperature_start, config.search.temperature_end
+  if end > start:
+    raise UserError(
+      f'search.temperature_end is {end}, allowed: up to '
+      f'search.temperature_start, {start}'
+    )
   if config.search.warmup_epochs > config.search.epochs:
     raise UserError(
       f'search.warmup_epochs is {config.search.warmup_epochs}, allowed: 0 to '
       f'search.epochs, {config.search.epochs}'
     )
+
+
+def _check_finite(field: str, value: Any) -> None:
+  """Refuses numbers that are infinite or not a number, wherever they are."""
+  if isinstance(value, ConfigDict):
+    for key in value:
+      _check_finite(f'{field}.{key}' if field else key, value[key])
+  elif isinstance(value, (tuple, list)):
+    for element in value:
+      _check_finite(field, element)
+  elif isinstance(value, float) and not math.isfinite(value):
+    raise UserError(f'{field} is {value}, allowed: finite numbers')
+
+
+def _check_space(c: ConfigDict) -> None:
+  """Refuses values of section `space` that no network can have."""
+  for key, most in (
+    ('channels', MAX_CHANNELS),
+    ('layers', MAX_LAYERS),
+    ('strides', 2),
+  ):
+    if not c[key] or not all(1 <= value <= most for value in c[key]):
+      raise UserError(
+        f'space.{key} is {c[key]}, allowed: one or more whole numbers above 0, '
+        f'up to {most}'
+      )
+  if sum(c.layers) > MAX_LAYERS:
+    raise UserError(
+      f'space.layers is {c.layers}, allowed: up to {MAX_LAYERS} in all'
+    )
+  if c.stem_kernel not in STEM_KERNELS:
+    raise UserError(f'space.stem_kernel is {c.stem_kernel}, allowed: odd')

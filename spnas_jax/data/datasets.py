@@ -89,17 +89,20 @@ def check(dataset_config: ConfigDict) -> None:
         f'dataset.{key}={dataset_config[key]!r}: allowed are '
         f'{", ".join(choices)}.'
       )
-  for key, least in (
-    ('image_size', 1),
-    ('crop_padding', 0),
-    ('train_examples', 0),
-    ('test_examples', 0),
-    ('shuffle_buffer', 1),
-    ('randaugment_operations', 0),
+  cropped = dataset_config.augment in ('crop', 'crop_flip')
+  for key, least, most in (
+    ('image_size', 1, 4096),
+    # Padded by more than itself, an image may be cropped to nothing.
+    ('crop_padding', 0, dataset_config.image_size if cropped else 4096),
+    ('train_examples', 0, 2**31 - 1),
+    ('test_examples', 0, 2**31 - 1),
+    ('shuffle_buffer', 1, 2**31 - 1),
+    ('randaugment_operations', 0, 100),
   ):
-    if dataset_config[key] < least:
+    if not least <= dataset_config[key] <= most:
       raise UserError(
-        f'dataset.{key}={dataset_config[key]}: allowed is {least} or more.'
+        f'dataset.{key}={dataset_config[key]}: allowed is {least} or more, up '
+        f'to {most}.'
       )
   _check_splits(dataset_config)
   pixel_statistics.check(dataset_config)

@@ -33,8 +33,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-_KERNEL_SIZES = (1, 3, 5, 7)
-_STRIDES = (1, 2)
+from spnas_jax.networks.block import KERNELS, STRIDES
+
 _PADDINGS = ('same', 'symmetric')
 _IMPLEMENTATIONS = ('auto', 'primitive')
 _DTYPES = ('float32', 'bfloat16')
@@ -125,10 +125,10 @@ def _check(
       f'x has shape {x.shape}; allowed: [batch, height, width, channels], none '
       'of them 0'
     )
-  if kernel.shape not in [(k, k, 1, x.shape[-1]) for k in _KERNEL_SIZES]:
+  if kernel.shape not in [(k, k, 1, x.shape[-1]) for k in KERNELS]:
     raise ValueError(
       f'kernel has shape {kernel.shape}; allowed: [k, k, 1, {x.shape[-1]}], '
-      f'k in {_KERNEL_SIZES}, the last being the channels of x'
+      f'k in {KERNELS}, the last being the channels of x'
     )
   for name, dtype in (('x', x.dtype), ('kernel', kernel.dtype)):
     if dtype not in _DTYPES:
@@ -138,7 +138,7 @@ def _check(
       f'kernel has dtype {kernel.dtype}; allowed: {x.dtype}, the dtype of x'
     )
   for name, value, allowed in (
-    ('stride', stride, _STRIDES),
+    ('stride', stride, STRIDES),
     ('padding', padding, _PADDINGS),
     ('implementation', implementation, _IMPLEMENTATIONS),
   ):

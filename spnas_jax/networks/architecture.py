@@ -13,11 +13,23 @@ from typing import Any
 
 from spnas_jax.core.errors import UserError
 from spnas_jax.networks import block_strings
-from spnas_jax.networks.block import OPS, Block
+from spnas_jax.networks.block import (
+  KERNELS,
+  MAX_BLOCKS,
+  MAX_EXPANSION,
+  OPS,
+  STRIDES,
+  Block,
+  check_choice,
+  check_ratio,
+  check_whole,
+)
 
 SCHEMA = 1
 ACTIVATIONS = ('relu', 'relu6')
 PADDINGS = ('same', 'symmetric')
+STEM_KERNELS = tuple(range(1, 32, 2))
+EPSILONS = (1e-12, 1.0)  # Of batch norm; in float32 1e-46 is 0.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +42,7 @@ class Architecture:
     head_channels: channels of the 1x1 head convolution; 0 = no head.
     num_classes: width of the classifier.
     input_channels: channels of the image.
-    stem_kernel: kernel size of the stem.
+    stem_kernel: kernel size of the stem, odd.
     stem_stride: stride of the stem.
     activation: 'relu' or 'relu6'.
     batch_norm_momentum: share of the old statistics that is kept per step.
@@ -224,66 +236,52 @@ _TYPES = {'int': int, 'str': str, 'float': float, 'bool': bool}
 def _validate(arch: Architecture) -> None:
   def check(ok: bool, field: str, value, allowed: str):
     if not ok:
-      raise UserError(f'architecture: {field} is {value!r}, allowed: {allowed}')
+      raise UserError(f'{field} is {value!r}, allowed: {allowed}')
 
-  def positive(field: str, value):
-    check(type(value) is int and value > 0, field, value, 'a whole number > 0')
-
-  def odd(field: str, value):
-    ok = type(value) is int and value > 0 and value % 2 == 1
-    check(ok, field, value, 'odd, 1 or more')
-
-  positive('input_channels', arch.input_channels)
-  positive('stem_channels', arch.stem_channels)
-  positive('num_classes', arch.num_classes)
-  odd('stem_kernel', arch.stem_kernel)
-  strides = '1 or 2'
-  check(arch.stem_stride in (1, 2), 'stem_stride', arch.stem_stride, strides)
-  check(arch.head_channels >= 0, 'head_channels', arch.head_channels, '>= 0')
+  at = 'architecture: '
+  for field in ('input_channels', 'stem_channels', 'num_classes'):
+    check_whole(at + field, getattr(arch, field))
+  check_whole(at + 'head_channels', arch.head_channels, 0)
+  check_choice(at + 'stem_kernel', arch.stem_kernel, STEM_KERNELS)
+  check_choice(at + 'stem_stride', arch.stem_stride, STRIDES)
+  check_choice(at + 'activation', arch.activation, ACTIVATIONS)
+  check_choice(at + 'padding', arch.padding, PADDINGS)
+  momentum, epsilon = arch.batch_norm_momentum, arch.batch_norm_epsilon
+  check(0 <= momentum < 1, at + 'batch_norm_momentum', momentum, '0 to below 1')
   check(
-    arch.activation in ACTIVATIONS,
-    'activation',
-    arch.activation,
-    ', '.join(ACTIVATIONS),
+    EPSILONS[0] <= epsilon <= EPSILONS[1],
+    at + 'batch_norm_epsilon',
+    epsilon,
+    f'{EPSILONS[0]:g} to {EPSILONS[1]:g}',
   )
-  check(arch.padding in PADDINGS, 'padding', arch.padding, ', '.join(PADDINGS))
-  momentum = arch.batch_norm_momentum
-  check(0 <= momentum < 1, 'batch_norm_momentum', momentum, '0 to below 1')
-  epsilon = arch.batch_norm_epsilon
+  provenance = arch.provenance
   check(
-    0 < epsilon < float('inf'), 'batch_norm_epsilon', epsilon, 'finite, above 0'
+    isinstance(provenance, dict), at + 'provenance', provenance, 'an object'
   )
-  check(
-    isinstance(arch.provenance, dict),
-    'provenance',
-    arch.provenance,
-    'an object',
-  )
-  check(len(arch.blocks) > 0, 'blocks', (), 'at least one block')
+  check(len(arch.blocks) > 0, at + 'blocks', (), 'at least one block')
+  check_whole(at + 'number of blocks', len(arch.blocks), 1, MAX_BLOCKS)
   channels = arch.stem_channels
   for i, b in enumerate(arch.blocks):
-    at = f'blocks[{i}].'
-    check(b.op in OPS, at + 'op', b.op, ', '.join(OPS))
-    odd(at + 'kernel', b.kernel)
-    check(b.stride in (1, 2), at + 'stride', b.stride, strides)
+    at = f'architecture: blocks[{i}].'
+    check_choice(at + 'op', b.op, OPS)
+    check_choice(at + 'kernel', b.kernel, KERNELS)
+    check_choice(at + 'stride', b.stride, STRIDES)
     check(
       b.in_channels == channels,
       at + 'in_channels',
       b.in_channels,
       f'{channels}, what the layer before gives',
     )
-    positive(at + 'out_channels', b.out_channels)
-    positive(at + 'expansion', b.expansion)
+    check_whole(at + 'out_channels', b.out_channels)
+    check_whole(at + 'expansion', b.expansion, 1, MAX_EXPANSION)
     check(
       b.op == 'ir' or b.expansion == 1,
       at + 'expansion',
       b.expansion,
       '1 for ds and dsa blocks',
     )
-    check(
-      0 <= b.squeeze_ratio <= 1, at + 'squeeze_ratio', b.squeeze_ratio, '0 to 1'
-    )
-    positive(at + 'groups', b.groups)
+    check_ratio(at + 'squeeze_ratio', b.squeeze_ratio)
+    check_whole(at + 'groups', b.groups)
     check(
       b.in_channels % b.groups == 0 and b.out_channels % b.groups == 0,
       at + 'groups',

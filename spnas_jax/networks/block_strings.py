@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from spnas_jax.core.errors import UserError
-from spnas_jax.networks.block import OPS, Block
+from spnas_jax.networks.block import MAX_BLOCKS, OPS, Block, check_whole
 
 _KEYS = {'stem': ('k', 's', 'i', 'c'), 'head': ('c',), 'fc': ('c',)}
 _BLOCK_KEYS = ('r', 'k', 's', 'e', 'c', 'se', 'g', 'skip', 'noskip')
@@ -164,10 +164,7 @@ def _parse_blocks(
   """The blocks of one word; `channels` come in."""
   out = _number(word, values, 'c')
   repeats = _number(word, values, 'r', 1)
-  if not repeats:
-    raise UserError(
-      f'architecture string: {word!r}: r is 0, allowed: 1 or more'
-    )
+  check_whole(f'architecture string: {word!r}: r', repeats, high=MAX_BLOCKS)
   try:
     ratio = float(values.get('se', 0))
   except ValueError as e:

@@ -20,7 +20,9 @@ from typing import NamedTuple
 import numpy as np
 
 from spnas_jax.core.errors import UserError
-from spnas_jax.networks.architecture import Architecture, Block
+from spnas_jax.networks import block
+from spnas_jax.networks.architecture import Architecture
+from spnas_jax.networks.block import Block
 
 
 class Choice(NamedTuple):
@@ -148,16 +150,22 @@ class SearchSpace:
 
   def __post_init__(self):
     for i, stage in enumerate(self.stages):
+      at = f'space.stages[{i}].'
       for name in ('kernels', 'expansions', 'squeeze_ratios'):
         values = getattr(stage, name)
         if not values or list(values) != sorted(set(values)):
           raise UserError(
-            f'space.stages[{i}].{name} is {values!r}, allowed: one or more '
-            'ascending values'
+            f'{at}{name} is {values!r}, allowed: one or more ascending values'
           )
+      for kernel in stage.kernels:
+        block.check_choice(f'{at}kernels', kernel, block.KERNELS)
+      for expansion in stage.expansions:
+        block.check_whole(f'{at}expansions', expansion, 1, block.MAX_EXPANSION)
+      for ratio in stage.squeeze_ratios:
+        block.check_ratio(f'{at}squeeze_ratios', ratio)
       if len(stage.squeeze_ratios) > 1 + (stage.squeeze_ratios[0] == 0):
         raise UserError(
-          f'space.stages[{i}].squeeze_ratios is {stage.squeeze_ratios!r}, '
+          f'{at}squeeze_ratios is {stage.squeeze_ratios!r}, '
           'allowed: one ratio, or 0 and one ratio'
         )
     self.decode(np.ones(len(self.gates)))  # Refuses what does not fit together.

@@ -51,8 +51,14 @@ def resolve_target(
   """(target or None under a fixed lambda, fastest, slowest network), ms.
 
   Raises:
-    UserError: no network of the space can meet the target, or all of them do.
+    UserError: the space has one network only, or none of its networks can meet
+      the target, or all of them do.
   """
+  if not space.gates:
+    raise UserError(
+      f'space.kernels is {tuple(config.space.kernels)}: the space holds one '
+      'network only; allowed: several kernels, expansions or layers'
+    )
   low, high = table.limits(space)
   c = config.search
   if c.lambda_ is not None:

@@ -25,9 +25,10 @@ import scipy.stats
 from jax import Array, lax
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.defaults import dataset_facts, make_space
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.console import say
+from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS, replicate
 from spnas_jax.data import input_pipeline
 from spnas_jax.models.supernet import SuperNet
@@ -39,7 +40,7 @@ from spnas_jax.search.shared_kernels import shared_kernels
 from spnas_jax.search.subnets import Subnets
 from spnas_jax.training.loop import take
 from spnas_jax.training.objective import cross_entropy
-from spnas_jax.training.run_setup import check_recipe, check_split
+from spnas_jax.training.run_setup import check_batch, check_recipe, check_split
 from spnas_jax.training.trained import score_from_scratch
 
 
@@ -50,12 +51,25 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
     UserError: the space, the data or the batch cannot be used, or parts that
       need a finished search have none.
   """
-  make_space(config)
+  space, c = make_space(config), config.ablate
   check_split(config)
   check_recipe(config, workdir, 'train')
   if {'gates', 'ranking'} & set(config.ablate.parts):
     load_table(config)
     check_finished(config, workdir)
+  if 'gates' in c.parts:
+    check_batch('ablate', c.images, 'images')
+    count = dataset_facts(config).num_examples(_split(config))
+    if c.images > count:
+      raise UserError(
+        f'ablate.images is {c.images}, allowed: up to {count}, the number of '
+        f'{_split(config)} images'
+      )
+  if 'ranking' in c.parts and c.num_networks > num_architectures(space):
+    raise UserError(
+      f'ablate.num_networks is {c.num_networks}, allowed: up to '
+      f'{num_architectures(space)}, the networks of the space'
+    )
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
@@ -159,7 +173,7 @@ def gates(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   c = config.ablate
   search, state = finished_search(config, workdir)
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
-  split = 'validation' if config.dataset.holdout else 'test'
+  split = _split(config)
   batches = list(
     take(
       input_pipeline.prefetch_to_devices(
@@ -213,6 +227,11 @@ def gates(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
       **{key: value.tolist() for key, value in mean.items()},
     },
   }
+
+
+def _split(config: ConfigDict) -> str:
+  """Where the images come from on which gates are looked at."""
+  return 'validation' if config.dataset.holdout else 'test'
 
 
 def _show(correlation: Any) -> str:
@@ -283,3 +302,14 @@ def random_networks(space: SearchSpace, count: int, seed: int):
     choices = space.sample_choices(rng)
     found.setdefault(space.architecture_of(choices).to_string(), choices)
   return list(found.values())
+
+
+def num_architectures(space: SearchSpace) -> int:
+  """Different networks: which layers of a stage are skipped does not show."""
+  size = 1
+  for stage in space.stages:
+    count = len(stage.kernels) * len(stage.expansions)
+    count *= len(stage.squeeze_ratios)
+    least = 1 if stage.skippable else stage.layers
+    size *= sum(count**kept for kept in range(least, stage.layers + 1))
+  return size

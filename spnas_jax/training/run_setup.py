@@ -12,7 +12,9 @@ from spnas_jax.config.defaults import dataset_facts
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS, check_divisible
-from spnas_jax.data import datasets, input_pipeline
+from spnas_jax.data import augmentation, datasets, input_pipeline
+
+MAX_STEPS = 2**31 - 1
 
 
 def device_batches(config: ConfigDict, recipe: Any, seed: int, first: int):
@@ -29,12 +31,12 @@ def device_batches(config: ConfigDict, recipe: Any, seed: int, first: int):
   )
 
 
-def check_batch(section: str, batch_size: int) -> None:
+def check_batch(section: str, batch_size: int, key: str = 'batch_size') -> None:
   """Raises UserError unless the batch splits over the devices."""
   try:
     check_divisible(batch_size)
   except ValueError as e:
-    raise UserError(f'{section}.batch_size is {e}') from e
+    raise UserError(f'{section}.{key} is {e}') from e
 
 
 def check_split(config: ConfigDict) -> None:
@@ -64,7 +66,7 @@ def check_recipe(config: ConfigDict, workdir: Workdir, section: str) -> None:
 
 
 def check_data(config: ConfigDict, section: str) -> None:
-  """Refuses data that cannot be read or do not fill a batch.
+  """Refuses data that cannot be read, normalised or do not fill a batch.
 
   For a stage to call before it leaves anything in the workdir.
 
@@ -72,12 +74,19 @@ def check_data(config: ConfigDict, section: str) -> None:
     UserError: naming the key.
   """
   datasets.open_builder(config.dataset)
-  count = datasets.info(config.dataset).num_examples('train')
-  batch_size = config[section].batch_size
-  if batch_size > count:
+  facts = dataset_facts(config)
+  augmentation.scale_and_offset(config.dataset, facts.channels)
+  recipe, count = config[section], facts.num_examples('train')
+  if recipe.batch_size > count:
     raise UserError(
-      f'{section}.batch_size is {batch_size}, allowed: up to {count}, the '
-      'number of training images'
+      f'{section}.batch_size is {recipe.batch_size}, allowed: up to {count}, '
+      'the number of training images'
+    )
+  per_epoch = count // recipe.batch_size
+  if recipe.epochs * per_epoch > MAX_STEPS:
+    raise UserError(
+      f'{section}.epochs is {recipe.epochs:g}, allowed: up to '
+      f'{MAX_STEPS / per_epoch:.4g}; steps are counted in 32 bits'
     )
 
 

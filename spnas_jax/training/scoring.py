@@ -9,6 +9,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from spnas_jax.config.defaults import dataset_facts
 from spnas_jax.core.parallel import AXIS, pmap_eval
 from spnas_jax.data import input_pipeline
 from spnas_jax.models.convnet import ConvNet
@@ -40,7 +41,9 @@ def score_split(
   Returns:
     {'top1', 'top5' (fractions), 'cross_entropy' (nats), 'num_examples'}.
   """
-  batch_size = config.evaluate.batch_size
+  # A larger batch than the split would be filled up with zeros.
+  available = dataset_facts(config).num_examples(split)
+  batch_size = min(config.evaluate.batch_size, available)
   devices = jax.device_count()
   batches = input_pipeline.prefetch_to_devices(
     input_pipeline.eval_batches(
