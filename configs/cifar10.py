@@ -30,8 +30,6 @@ def get_config() -> ConfigDict:
   config.dataset.image_size = 32
   config.dataset.augment = 'crop_flip'
   config.dataset.crop_padding = 4
-  config.dataset.mean = (0.491, 0.482, 0.447)
-  config.dataset.std = (0.247, 0.243, 0.262)
 
   config.space.stem_stride = 1
   config.space.stem_channels = 16

@@ -17,8 +17,6 @@ def get_config():
   config.dataset.image_size = 28
   config.dataset.augment = 'crop_flip'
   config.dataset.crop_padding = 2
-  config.dataset.mean = (0.286,)
-  config.dataset.std = (0.353,)
 
   config.space.stem_channels = 8
   config.space.stem_stride = 1

@@ -94,8 +94,6 @@ def set_dataset(config: ConfigDict) -> None:
   config.dataset.image_size = 224
   config.dataset.augment = 'inception'
   config.dataset.interpolation = 'bicubic'
-  config.dataset.mean = (0.485, 0.456, 0.406)
-  config.dataset.std = (0.229, 0.224, 0.225)
   config.dataset.cache = False
 
 

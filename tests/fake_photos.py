@@ -7,23 +7,11 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from spnas_jax.core import tensorflow_setup
 
 LABELS = ('cat', 'dog')
-
-# The 8 EXIF orientations as what a viewer does with the stored pixels.
-TURNS = {
-  1: lambda p: p,
-  2: np.fliplr,
-  3: lambda p: np.rot90(p, 2),
-  4: np.flipud,
-  5: lambda p: p.swapaxes(0, 1),
-  6: lambda p: np.rot90(p, -1),
-  7: lambda p: np.rot90(p.swapaxes(0, 1), 2),
-  8: np.rot90,
-}
 
 
 def write(
@@ -73,19 +61,28 @@ def write(
 
 
 def encode(pixels: np.ndarray, kind: str = 'JPEG', **options: Any) -> bytes:
-  """An image file of [h, w, 3] or [h, w] uint8; options are Pillow's."""
+  """An image file of [h, w, channels] or [h, w] uint8; see `save`."""
+  return save(Image.fromarray(pixels), kind, **options)
+
+
+def save(image: Image.Image, kind: str, **options: Any) -> bytes:
+  """The bytes of a file of Pillow's format `kind`, with Pillow's options."""
   file = io.BytesIO()
-  Image.fromarray(pixels).save(file, kind, **options)
+  image.save(file, kind, **options)
   return file.getvalue()
 
 
-def turned_jpeg(seen: np.ndarray, orientation: int, **options: Any) -> bytes:
-  """A JPEG that a viewer who honours EXIF shows as `seen`, [h, w, 3] uint8."""
-  inverse = {6: 8, 8: 6}.get(orientation, orientation)
+def turned_jpeg(stored: np.ndarray, orientation: int, **options: Any) -> bytes:
+  """A JPEG of [h, w, 3] uint8 with an EXIF orientation, 1 to 8."""
   exif = Image.Exif()
   exif[0x0112] = orientation
-  stored = np.ascontiguousarray(TURNS[inverse](seen))
   return encode(stored, exif=exif, quality=98, **options)
+
+
+def as_viewed(file: bytes) -> np.ndarray:
+  """[h, w, 3] uint8, as a viewer shows it that honours EXIF: Pillow's way."""
+  image = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
+  return np.asarray(image.convert('RGB'))
 
 
 def coloured(count: int, side: int = 32, seed: int = 0) -> list[np.ndarray]:

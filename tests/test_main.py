@@ -20,13 +20,13 @@ import tiny
 import tiny_run
 
 from spnas_jax import cli, stage_runs, startup
-from spnas_jax.config.defaults import Workdir
-from spnas_jax.config.defaults import defaults as config_lib
-from spnas_jax.config.defaults import rules as config_rules
+from spnas_jax.config import defaults as config_lib
+from spnas_jax.config import rules as config_rules
+from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.data import datasets
+from spnas_jax.search.search_setup import create_state, make_search
 from spnas_jax.stages import evaluate, search, train
-from spnas_jax.stages.search import create_state, make_search
 from spnas_jax.training.checkpoint import Checkpoints
 
 NOBODY = 65534
@@ -81,7 +81,7 @@ BROKEN_CONFIGS = {
   'import': 'import no_such_module\n',
   'raises': 'def get_config():\n  raise RuntimeError("two\\nlines")\n',
   'typo': (
-    'from spnas_jax.config.defaults.defaults import default_config\n'
+    'from spnas_jax.config.defaults import default_config\n'
     'def get_config():\n'
     '  c = default_config()\n'
     '  c.search.targt_ms = 80.0\n'
@@ -136,7 +136,7 @@ def test_wrong_command_lines_are_refused_in_one_line(
   done = tiny_run.run(
     [
       sys.executable,
-      'cli.py',
+      'main.py',
       '--stage=search',
       *([] if '--config=' in arguments[0] else ['--config=configs/digits.py']),
       f'--workdir={light_workdir}',
@@ -152,7 +152,7 @@ def test_wrong_command_lines_are_refused_in_one_line(
 
 
 def test_a_missing_config_flag_is_refused():
-  done = tiny_run.run([sys.executable, 'cli.py', '--workdir=nowhere'])
+  done = tiny_run.run([sys.executable, 'main.py', '--workdir=nowhere'])
   assert done.returncode == 2
   assert '--config is missing' in one_line(done.stderr)
   assert not (tiny_run.ROOT / 'nowhere').exists()
@@ -197,14 +197,14 @@ def test_a_process_starts_again_with_huge_pages_once(monkeypatch):
   """With the same command line, and only where nobody chose otherwise."""
   started = []
   monkeypatch.setattr(cli.os, 'execv', lambda *args: started.append(args))
-  monkeypatch.setattr(sys, 'orig_argv', ['python', 'cli.py', '--stage=zoo'])
+  monkeypatch.setattr(sys, 'orig_argv', ['python', 'main.py', '--stage=zoo'])
   monkeypatch.setenv('GLIBC_TUNABLES', '')  # So that it is put back.
   monkeypatch.delenv('GLIBC_TUNABLES')
   cli.use_huge_pages()
   assert os.environ['GLIBC_TUNABLES'] == 'glibc.malloc.hugetlb=1'
   cli.use_huge_pages()
   assert started == [
-    (sys.executable, [sys.executable, 'cli.py', '--stage=zoo'])
+    (sys.executable, [sys.executable, 'main.py', '--stage=zoo'])
   ]
 
 
@@ -217,7 +217,7 @@ def test_a_workdir_in_use_is_refused(tmp_path):
   with subprocess.Popen(
     [
       *(sys.executable, '-c'),
-      'import sys; from spnas_jax.config.defaults.workdir import Workdir\n'
+      'import sys; from spnas_jax.config.workdir import Workdir\n'
       'w = Workdir(sys.argv[1]); w.lock(); print("locked", flush=True)\n'
       'sys.stdin.read()',
       str(tmp_path),
@@ -281,7 +281,7 @@ def test_every_stage_has_a_module_and_all_runs_them_in_order(
   monkeypatch.setattr(
     startup, 'start', lambda config, path: (config, Workdir(tmp_path / path))
   )
-  argv = ['cli.py', '--config=tests/tiny_run.py', '--workdir=somewhere']
+  argv = ['main.py', '--config=tests/tiny_run.py', '--workdir=somewhere']
   monkeypatch.setattr(sys, 'argv', argv)
   monkeypatch.chdir(tiny_run.ROOT)
   cli.run(cli.parse_flags(argv))

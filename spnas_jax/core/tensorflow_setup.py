@@ -33,6 +33,8 @@ def load_tensorflow() -> Any:
 
   for kind in ('GPU', 'TPU'):
     tf.config.set_visible_devices([], kind)
+  # Python's side of TF_CPP_MIN_LOG_LEVEL: notes for those who write data sets.
+  tf.get_logger().setLevel('ERROR')
   return tf
 
 

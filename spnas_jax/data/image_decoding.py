@@ -142,10 +142,13 @@ def _jpeg_orientation(encoded: Tensor) -> Tensor:
   """`orientation` of a JPEG: goes from segment to segment."""
   length = tf.strings.length(encoded)
 
+  def part(at: Tensor, size: Any) -> Tensor:
+    """As many bytes from a position on as the file has, [] string."""
+    return tf.strings.substr(encoded, tf.minimum(at, length), size)
+
   def header(at: Tensor) -> Tensor:
     """[_HEADER] uint8 from a position on; zeros where the file has ended."""
-    part = tf.strings.substr(encoded, tf.minimum(at, length), _HEADER)
-    return tf.io.decode_raw(part, tf.uint8, fixed_length=_HEADER)
+    return tf.io.decode_raw(part(at, _HEADER), tf.uint8, fixed_length=_HEADER)
 
   def is_exif(header: Tensor) -> Tensor:
     return tf.equal(header[1], 0xE1) & tf.reduce_all(
@@ -168,9 +171,7 @@ def _jpeg_orientation(encoded: Tensor) -> Tensor:
   size = _number(found[2:4], 2, big=True) + 2 - _HEADER
   return tf.cond(
     is_exif(found),
-    lambda: _exif_orientation(
-      tf.strings.substr(encoded, at + _HEADER, tf.maximum(size, 0))
-    ),
+    lambda: _exif_orientation(part(at + _HEADER, tf.maximum(size, 0))),
     lambda: tf.constant(1),
   )
 

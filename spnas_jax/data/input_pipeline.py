@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.data import (
   augmentation,
@@ -226,10 +227,22 @@ def fill_statistics(dataset_config: ConfigDict) -> None:
     images, _ = record_batches.read(
       plain, 'train', _STATISTICS_IMAGES, shuffle_seed=0
     )
-    pixels = images.reshape(-1, images.shape[-1]) / 255
+    # [channels, 256], whole numbers: no float copy of all images, and the order
+    # in which they are read does not matter.
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for image in images:
+      for channel, row in enumerate(counts):
+        row += np.bincount(image[..., channel].ravel(), minlength=256)
+    share, values = counts / counts.sum(1, keepdims=True), np.arange(256) / 255
+    mean = share @ values
+    std = np.sqrt(np.maximum(share @ values**2 - mean**2, 0))
     low, high = pixel_statistics.RANGES['std']
-    dataset_config.mean = tuple(pixels.mean(0).round(4).tolist())
-    dataset_config.std = tuple(pixels.std(0).clip(low, high).round(4).tolist())
+    dataset_config.mean = tuple(mean.round(4).tolist())
+    dataset_config.std = tuple(std.clip(low, high).round(4).tolist())
+    say(
+      f'data: dataset.mean={dataset_config.mean}, dataset.std='
+      f'{dataset_config.std}, of the training images'
+    )
   else:
     dataset_config.mean, dataset_config.std = pixel_statistics.statistics(
       dataset_config
@@ -327,3 +340,5 @@ def _padded(
       padded['label'][:n] = batch['label']
       padded['mask'][:n] = 1
     yield padded
+  # To its end: it may have something to say of what it left out.
+  next(batches, None)

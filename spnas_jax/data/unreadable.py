@@ -29,8 +29,8 @@ Record = dict[str, Any]
 # Datasets of one image that are open at a time on the slower way.
 _OPEN = 32
 
-# (data set, split) of which it was told that images cannot be read, and with a
-# third word how many: once is enough.
+# (folder, data set, split) of which it was told that images cannot be read, and
+# with a fourth word how many: once is enough.
 _told: set[tuple[str, ...]] = set()
 
 
@@ -113,7 +113,7 @@ def iterate(
   """
   # Looked up now: when the interpreter ends, modules go before generators.
   damage = tf.errors.OpError
-  key = dataset_config.name, split
+  key = dataset_store.data_dir(dataset_config), dataset_config.name, split
   done = 0
   try:
     if key not in _told:
@@ -175,13 +175,14 @@ def _check_share(
   share = dataset_config.max_unreadable
   allowed = math.floor(share * num_images + 1e-9)
   if len(lost) > allowed:
+    folder = dataset_store.data_dir(dataset_config)
     more = f', and {len(lost) - 1} before it' if len(lost) > 1 else ''
     raise UserError(
       f'dataset.name={dataset_config.name!r}: an image of {split!r} under '
-      f'dataset.data_dir={dataset_store.data_dir(dataset_config)!r} cannot be '
-      f'read: {lost[-1]}{more}; put it right and prepare the data set again, '
-      'or set dataset.max_unreadable to the share of images that may be left '
-      f'out ({share:g} now: {allowed} of {num_images}).'
+      f'dataset.data_dir={folder!r} cannot be read: {lost[-1]}{more}; put it '
+      'right and prepare the data set again, or set dataset.max_unreadable to '
+      f'the share of images that may be left out ({share:g} now: {allowed} of '
+      f'{num_images}).'
     )
 
 

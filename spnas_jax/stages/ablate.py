@@ -174,6 +174,8 @@ def gates(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   search, state = finished_search(config, workdir)
   variables = {'params': state.params, 'batch_stats': state.batch_stats}
   split = _split(config)
+  # Whole batches only: what fills the last one up would count as images.
+  whole = dataset_facts(config).num_examples(split) // c.images
   batches = list(
     take(
       input_pipeline.prefetch_to_devices(
@@ -182,7 +184,7 @@ def gates(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         ),
         axis_name=AXIS,
       ),
-      c.contexts,
+      min(c.contexts, whole),
     )
   )
   effects = gate_effects(search, variables, batches, c.contexts, config.seed)

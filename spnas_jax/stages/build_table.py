@@ -52,9 +52,9 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   done = workdir.finished('build_table', inputs)
   if done is not None:
     return done
+  space, image_size = make_space(config), config.dataset.image_size
   workdir.claim('build_table', inputs)
   start = time.monotonic()
-  space, image_size = make_space(config), config.dataset.image_size
   entries = space_entries(space, image_size)
   networks = random_networks(
     space,

@@ -65,7 +65,8 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
   """Refuses what can be refused before anything is compiled.
 
   Raises:
-    UserError: space, table, target, data or batch do not fit together.
+    UserError: space, table, target, data or batch do not fit together, or the
+      table lacks operations of the found network.
   """
   space, table = make_space(config), load_table(config)
   target_ms, _, _ = resolve_target(config, space, table)
@@ -74,6 +75,8 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
       f'search.lambda_ is {config.search.lambda_}, must be unset for '
       '--stage=random_search, which needs a target'
     )
+  if found := found_network(config, workdir):
+    table.predict(found)
   check_split(config)
   check_recipe(config, workdir, 'train')
 
@@ -101,8 +104,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   done = workdir.finished('random_search', inputs)
   if done is not None:
     return done
-  workdir.claim('random_search', inputs)
-  start = time.monotonic()
+  # Before the claim: a band that holds too few is for the user to widen.
   networks = draw(
     space,
     table,
@@ -111,6 +113,8 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     c.num_networks,
     np.random.default_rng(config.seed),
   )
+  workdir.claim('random_search', inputs)
+  start = time.monotonic()
   rows = []
   for kind, archs in (
     ('found', [found] if found else []),

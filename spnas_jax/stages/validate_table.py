@@ -49,11 +49,11 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   done = workdir.finished('validate_table', inputs)
   if done is not None:
     return done
-  workdir.claim('validate_table', inputs)
-  start = time.monotonic()
   space = make_space(config)
   networks, repeated = choose_networks(config, space, table)
   predicted = {name: table.predict(arch) for name, arch in networks.items()}
+  workdir.claim('validate_table', inputs)
+  start = time.monotonic()
   rng = np.random.default_rng(config.seed)
   say(f'validate_table: exporting {len(networks) + len(repeated)} networks')
   models = {

@@ -122,7 +122,7 @@ def test_facts_of_what_is_not_there_need_no_tfds(tmp_path, monkeypatch):
 def test_facts_need_no_tensorflow(digits_dir):
   code = f"""
 import sys
-from spnas_jax import datasets, input_pipeline
+from spnas_jax.data import datasets, input_pipeline
 config = datasets.default_config()
 config.data_dir = {str(digits_dir)!r}
 assert datasets.info(config).num_train == 1437
@@ -364,7 +364,7 @@ def test_preparing_is_quiet(tmp_path, capfd):
 
 def test_two_processes_prepare_at_once(tmp_path):
   code = f"""
-from spnas_jax import datasets
+from spnas_jax.data import datasets
 config = datasets.default_config()
 config.data_dir = {str(tmp_path)!r}
 builder = datasets.open_builder(config)

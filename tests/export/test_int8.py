@@ -259,7 +259,7 @@ def test_a_model_that_ends_its_process_is_an_error_in_words(monkeypatch):
   """The converter's own model of a dead squeeze, where it may end ours."""
   code = (
     'import pathlib, sys\n'
-    'from spnas_jax import int8_process, int8_ranges\n'
+    'from spnas_jax.export import int8_process, int8_ranges\n'
     'widen = int8_ranges.widen\n'
     'int8_ranges.widen = lambda model: (widen(model), model)[1]\n'
     'int8_process.main(pathlib.Path(sys.argv[1]))\n'

@@ -13,6 +13,7 @@ from spnas_jax.export import tflite
 from spnas_jax.latency import devices
 from spnas_jax.latency.devices import Timing, summarise
 from spnas_jax.latency.host import HostDevice
+from spnas_jax.latency.open_device import open_device
 
 
 @pytest.fixture(scope='module')
@@ -71,7 +72,7 @@ def test_unknown_device():
   config = default_config()
   config.device = 'toaster'
   with pytest.raises(UserError, match="'host', 'adb'"):
-    devices.open_device(config)
+    open_device(config)
 
 
 # --- host ---------------------------------------------------------------------
@@ -79,7 +80,7 @@ def test_unknown_device():
 
 def test_host_times_models(monkeypatch, model):
   monkeypatch.setattr(HostDevice, 'round_seconds', 0.0)
-  device = devices.open_device(default_config())
+  device = open_device(default_config())
   assert isinstance(device, HostDevice)
   allowed = os.sched_getaffinity(0)
   large = tflite.convert(lambda x: x @ np.ones((512, 512)), (1, 512))

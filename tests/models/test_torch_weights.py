@@ -16,6 +16,7 @@ from spnas_jax.models.torch_weights import from_torch
 from spnas_jax.networks import zoo
 from spnas_jax.networks.architecture import Architecture, num_params
 from spnas_jax.stages import evaluate, train
+from spnas_jax.training.trained import load_trained
 
 TINY = (
   'stem_k3_s2_i3_c8 ds_r1_k3_s1_c8 ir_r2_k5_s2_e3_c16_se0.25 '
@@ -330,7 +331,7 @@ def test_a_file_of_weights_is_scored_untouched(tmp_path):
   )
   workdir = Workdir(tmp_path / 'run')
   assert train.run(config, workdir)['steps'] == 0
-  _, variables = train.load_trained(config, workdir)
+  _, variables = load_trained(config, workdir)
   jax.tree.map(
     np.testing.assert_array_equal, variables, from_torch(arch, tensors)
   )

@@ -13,6 +13,7 @@ from spnas_jax.config.defaults import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.export import tflite
+from spnas_jax.latency import table_building
 from spnas_jax.latency.devices import Timing
 from spnas_jax.latency.entries import (
   network_entries,
@@ -241,13 +242,13 @@ def test_tables_of_other_devices_are_refused(device, tmp_path):
   c = config(calibration_networks=0)
   build_table.run(c, Workdir(tmp_path))
   c.latency_table = str(tmp_path / 'latency_table.json')
-  assert build_table.load_for(c, device).factor == 1.0
+  assert table_building.load_for(c, device).factor == 1.0
   with pytest.raises(UserError, match=r'never mixed.*build_table'):
-    build_table.load_for(c, FakeDevice('another'))
+    table_building.load_for(c, FakeDevice('another'))
   device.threads = 4
   with pytest.raises(UserError, match=r'with 1 thread.*with 4'):
-    build_table.load_for(c, device)
+    table_building.load_for(c, device)
   device.threads = 1
   c.dataset.image_size = 16
   with pytest.raises(UserError, match=r'12 px, dataset\.image_size is 16'):
-    build_table.load_for(c, device)
+    table_building.load_for(c, device)

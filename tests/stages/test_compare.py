@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from main import STAGES
 from spnas_jax.config.defaults import default_config, make_space
 from spnas_jax.config.rules import check
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency.table import LatencyTable
+from spnas_jax.stage_runs import STAGES
 from spnas_jax.stages import compare
 
 
@@ -106,7 +106,7 @@ def test_steps_alternate_behind_the_warm_up(first, expected):
 
 
 def test_the_stage_and_its_keys():
-  assert STAGES['compare'] == 'compare'
+  assert 'compare' in STAGES
   c = default_config()
   c.compare.methods = ('single_path', 'enas')
   with pytest.raises(UserError, match=r"compare\.methods has 'enas'"):
