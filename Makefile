@@ -1,5 +1,5 @@
 # make demo   everything on the embedded digits data set, into runs/demo
-# make test   lint, types, tests (under 15 minutes on two cores)
+# make test   lint, types, tests (README says how long)
 # make test-all also the slow ones
 # make install-check  the installed package, from an empty folder
 # make bench  timings against others, into tests/benchmarks/benchmarks.md
