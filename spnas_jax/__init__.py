@@ -20,11 +20,11 @@ from typing import Any
 
 __version__ = '0.2.0'
 
-# name -> module that has it; '' where the name is the module itself.
+# name -> module that has it, or is it.
 _PUBLIC = {
   'Architecture': 'networks.architecture',
   'SearchSpace': 'networks.space',
-  'zoo': 'networks',
+  'zoo': 'networks.zoo',
   'ConvNet': 'models.convnet',
   'SuperNet': 'models.supernet',
   'LatencyTable': 'latency.table',
@@ -40,9 +40,7 @@ def __getattr__(name: str) -> Any:
   if name not in _PUBLIC:
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   module = importlib.import_module(f'{__name__}.{_PUBLIC[name]}')
-  if name == 'zoo':
-    return importlib.import_module(f'{__name__}.networks.zoo')
-  return getattr(module, name)
+  return module if name == 'zoo' else getattr(module, name)
 
 
 def __dir__() -> list[str]:
