@@ -219,7 +219,7 @@ TRACED = sorted(
 )
 
 
-@settings(tiny.steady, max_examples=8)
+@settings(tiny.steady, max_examples=4)
 @given(st.fixed_dictionaries({field: mixed(field) for field in TRACED}))
 def test_mixed_corners_trace_or_are_refused(values):
   """Steps of search and training, abstractly, with corners of several keys."""
@@ -282,7 +282,7 @@ def architectures(draw):
   )
 
 
-@settings(tiny.steady, max_examples=6)
+@settings(tiny.steady, max_examples=4)
 @given(architectures(), st.sampled_from([1, 2, 9]))
 def test_every_architecture_trains_and_exports(arch, size):
   """What may be an `Architecture` can be traced for training, exported and run,

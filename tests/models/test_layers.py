@@ -95,7 +95,7 @@ def assert_exported_as_trained(arch: Architecture, size: int) -> None:
   np.testing.assert_allclose(trained, exported, rtol=1e-4, atol=1e-4)
 
 
-@settings(tiny.steady, max_examples=12)
+@settings(tiny.steady, max_examples=8)
 @given(architectures(), st.integers(5, 10))
 def test_every_layer_is_exported_as_it_was_trained(arch, size):
   assert_exported_as_trained(arch, size)
