@@ -1,6 +1,6 @@
 """Which data sets there are, how many images they hold, and their config keys.
 
-Everything is read through tfds; `dataset_store.py` knows where it lies.
+Everything is read through tfds; `store.py` knows where it lies.
 """
 
 from __future__ import annotations

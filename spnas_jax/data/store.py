@@ -27,7 +27,7 @@ from spnas_jax.core.remote import as_path, is_remote, reaching
 # Where the Debian package dataset-fashion-mnist puts its files.
 FASHION_MNIST_DIR = '/usr/share/datasets/fashion-mnist'
 
-# Data sets with a builder in `dataset_builders.py`, and their version there.
+# Data sets with a builder in `builders.py`, and their version there.
 LOCAL_VERSIONS = {'digits': '1.0.0', 'fashion_mnist': '1.0.0'}
 
 # 'name', 'name/config', 'name:version' or both; what else tfds may understand

@@ -16,6 +16,7 @@ from spnas_jax.networks.architecture import (
   block_input_sizes,
   num_macs,
   num_params,
+  round_channels,
 )
 
 STYLES = ('tf', 'torch')
@@ -266,14 +267,14 @@ def scale_width(
     return arch  # Not rounded: the network may have widths of its own.
   head = arch.head_channels
   if head and widen_head and multiplier > 1:
-    head = _round_channels(head * multiplier)
+    head = round_channels(head * multiplier)
   return arch.replace(
-    stem_channels=_round_channels(arch.stem_channels * multiplier),
+    stem_channels=round_channels(arch.stem_channels * multiplier),
     blocks=tuple(
       dataclasses.replace(
         block,
-        in_channels=_round_channels(block.in_channels * multiplier),
-        out_channels=_round_channels(block.out_channels * multiplier),
+        in_channels=round_channels(block.in_channels * multiplier),
+        out_channels=round_channels(block.out_channels * multiplier),
       )
       for block in arch.blocks
     ),
@@ -344,12 +345,6 @@ def listing() -> list[dict[str, typing.Any]]:
     }
     rows.append(row)
   return rows
-
-
-def _round_channels(wanted: float) -> int:
-  """Nearest multiple of 8, at least 8, never more than 10% below `wanted`."""
-  rounded = max(8, int(wanted + 4) // 8 * 8)
-  return rounded if rounded >= 0.9 * wanted else rounded + 8
 
 
 def _feature_size(arch: Architecture, image_size: int) -> int:

@@ -123,18 +123,24 @@ def statistics_images(config: ConfigDict, steps: int) -> int:
   return recipe.batch_norm_batches * recipe.batch_size if steps else 0
 
 
-def trained_hash(workdir: Workdir) -> str:
-  """Identity of what was trained in a workdir.
-
-  Raises:
-    UserError: nothing was.
-  """
+def _trained(workdir: Workdir) -> dict[str, Any]:
+  """The result of a workdir's training; UserError if there was none."""
   result = workdir.results().get('train')
   if result is None:
     raise UserError(
       f'--workdir {workdir.path} holds no trained network; run --stage=train '
       'first'
     )
+  return result
+
+
+def trained_hash(workdir: Workdir) -> str:
+  """Identity of what was trained in a workdir.
+
+  Raises:
+    UserError: nothing was.
+  """
+  result = _trained(workdir)
   if 'batch_norm_images' not in result:
     say(
       f'WARNING: {workdir.path} was trained by a version that kept running '
@@ -156,7 +162,7 @@ def load_trained(
   Raises:
     UserError: nothing was trained in the workdir.
   """
-  trained_hash(workdir)
+  result = _trained(workdir)
   arch = read_architecture(workdir / 'train' / 'architecture.json')
   model = ConvNet(arch)
   variables = init_variables(
@@ -168,7 +174,7 @@ def load_trained(
   with Checkpoints(workdir / 'train' / 'checkpoints') as checkpoints:
     state = checkpoints.restore(like)
   stats = state.ema_batch_stats
-  if 'batch_norm_images' not in workdir.results()['train'] and state.step:
+  if 'batch_norm_images' not in result and state.step:
     stats = _statistics(config, model, state.ema_params, config.seed)
   return arch, {'params': state.ema_params, 'batch_stats': stats}
 
