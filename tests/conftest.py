@@ -2,15 +2,35 @@
 
 import os
 import pathlib
+import shutil
 
 # Before JAX starts its backend: several devices show what one would hide.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
 
 import jax
+import pytest
+import tiny_run
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_compilation_cache_dir', str(ROOT / '.cache' / 'jax'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+
+
+@pytest.fixture
+def workdir(tmp_path):
+  """A copy of a workdir in which search, train and evaluate are finished."""
+  folder = tmp_path / 'run'
+  shutil.copytree(tiny_run.finished(), folder)
+  return folder
+
+
+@pytest.fixture
+def light_workdir(tmp_path):
+  """A folder with somebody's files; no stage has to have run for it."""
+  (tmp_path / 'run' / 'search').mkdir(parents=True)
+  for name in ('results.json', 'architecture.json', 'search/inputs.json'):
+    (tmp_path / 'run' / name).write_text('{"precious": 1}')
+  return tmp_path / 'run'

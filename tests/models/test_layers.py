@@ -137,3 +137,28 @@ def test_bfloat16_batch_norm_rounds_its_result_only(ratio, train):
   assert y.dtype == jnp.bfloat16
   error = np.asarray(y, np.float64) - wanted
   assert np.sqrt((error**2).mean()) < 0.0025
+
+
+def test_batch_statistics_in_numpy():
+  """Running mean and variance after one step, of the batch, height and width.
+
+  Biased variance; 0.99 of the old is kept. And what comes out is normalised
+  with the batch's own. float32 sums of 200 values: 1e-5.
+  """
+  rng = np.random.default_rng(0)
+  x = rng.normal(1, 2, (8, 5, 5, 3)).astype(np.float32)
+  params = {
+    'scale': np.float32([0.5, 1, 2]),
+    'bias': np.float32([1, 0, -1]),
+  }
+  old = {'mean': np.float32([0.1, 0.2, 0.3]), 'var': np.float32([1, 2, 3])}
+  got, updated = BatchNorm(Style()).apply(
+    {'params': params, 'batch_stats': old}, x, True, mutable=['batch_stats']
+  )
+  mean, var = x.mean((0, 1, 2), np.float64), x.var((0, 1, 2), np.float64)
+  wanted = (x - mean) / np.sqrt(var + 1e-3) * params['scale'] + params['bias']
+  np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+  for name, batch in (('mean', mean), ('var', var)):
+    np.testing.assert_allclose(
+      updated['batch_stats'][name], 0.99 * old[name] + 0.01 * batch, rtol=1e-5
+    )

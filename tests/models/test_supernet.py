@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spnas_jax.models.convnet import ConvNet
-from spnas_jax.models.layers import BatchNorm, LayerGates, MBConv, Style
+from spnas_jax.models.layers import LayerGates, MBConv, Style
 from spnas_jax.models.supernet import (
   SuperNet,
   _cut,
@@ -336,91 +336,6 @@ def test_momentum_can_be_overridden():
     old,
     batch,
   )
-
-
-def test_batch_statistics_in_numpy():
-  """Running mean and variance after one step, of the batch, height and width.
-
-  Biased variance; 0.99 of the old is kept. And what comes out is normalised
-  with the batch's own. float32 sums of 200 values: 1e-5.
-  """
-  rng = np.random.default_rng(0)
-  x = rng.normal(1, 2, (8, 5, 5, 3)).astype(np.float32)
-  params = {
-    'scale': np.float32([0.5, 1, 2]),
-    'bias': np.float32([1, 0, -1]),
-  }
-  old = {'mean': np.float32([0.1, 0.2, 0.3]), 'var': np.float32([1, 2, 3])}
-  got, updated = BatchNorm(Style()).apply(
-    {'params': params, 'batch_stats': old}, x, True, mutable=['batch_stats']
-  )
-  mean, var = x.mean((0, 1, 2), np.float64), x.var((0, 1, 2), np.float64)
-  wanted = (x - mean) / np.sqrt(var + 1e-3) * params['scale'] + params['bias']
-  np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
-  for name, batch in (('mean', mean), ('var', var)):
-    np.testing.assert_allclose(
-      updated['batch_stats'][name], 0.99 * old[name] + 0.01 * batch, rtol=1e-5
-    )
-
-
-@functools.cache
-def loss_of(placement, remat):
-  """(parameters, x, gates) -> scalar of a training pass."""
-  module = SuperNet(RICH, placement=placement, remat=remat)
-  stats = rich_variables()['batch_stats']
-
-  def loss(params, x, gates):
-    logits, _ = module.apply(
-      {'params': params, 'batch_stats': stats},
-      x,
-      gates,
-      train=True,
-      mutable=['batch_stats'],
-    )
-    return cross_entropy(logits, tiny.labels(4), 0.1)
-
-  return loss
-
-
-@pytest.mark.parametrize('placement', ['after_norm', 'kernel'])
-def test_rematerialisation_changes_no_gradient(placement):
-  gates = tiny.all_gates(RICH)
-  gates = jnp.asarray(gates[len(gates) // 2], jnp.float32) * 0.9
-  inputs = (rich_variables()['params'], tiny.images(4, RICH), gates)
-  plain, again = (
-    tiny.jit(jax.value_and_grad(loss_of(placement, remat), argnums=(0, 2)))(
-      *inputs
-    )
-    for remat in (False, True)
-  )
-  # Computed twice, sums may be rounded in another order; the norms in between
-  # make what follows a few roundings of float32 wide.
-  for one, two in zip(
-    jax.tree.leaves(plain), jax.tree.leaves(again), strict=True
-  ):
-    np.testing.assert_allclose(two, one, rtol=1e-4, atol=1e-5)
-
-
-def test_rematerialisation_keeps_less_for_the_backward_pass():
-  def kept_bytes(remat):
-    loss = loss_of('after_norm', remat)
-
-    def residuals(params, x, gates):
-      return jax.vjp(loss, params, x, gates)[1]
-
-    shapes = jax.eval_shape(
-      residuals,
-      rich_variables()['params'],
-      tiny.images(4, RICH),
-      jnp.ones(len(RICH.gates)),
-    )
-    return sum(
-      leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)
-    )
-
-  # All of it but a block's input, which is some tenth of what is in the block,
-  # and the stem and head, which are as they were.
-  assert kept_bytes(True) < 0.5 * kept_bytes(False)
 
 
 def test_unknown_placement_is_refused():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tiny
 import tiny_run
+from refusals import corrupted_table, garbage, refused
 
 from spnas_jax.config.defaults import make_space
 from spnas_jax.config.workdir import Workdir
@@ -204,3 +205,64 @@ def test_statistics_are_those_of_the_found_network():
   stats = estimate(opened)
   assert difference(stats, state.batch_stats) > 1e-2
   assert difference(stats, estimate(closed)) > 1e-2
+
+
+# --- what is refused ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'search__target_ms': 0.1}, ['target_ms is 0.1', ' to ', 'ms, the fast']),
+    ({'search__target_ms': 99.0}, ['target_ms is 99', ' to ', 'ms, the fast']),
+    ({'search__target_ms': float('nan')}, ['search.target_ms is nan']),
+    (
+      {'search__target_ms': 2.0, 'search__lambda_': 1.0},
+      ['search.lambda_ is 1', 'search.target_ms is 2', 'one of them'],
+    ),
+    ({'dataset__name': 'cifar999'}, ['dataset.name', 'cifar999', 'digits']),
+    ({'search__batch_size': 30}, ['search.batch_size is 30', '4 devices']),
+    ({'search__batch_size': 512}, ['search.batch_size is 512', '128']),
+    ({'latency_table': ''}, ["latency_table is ''", 'build_table']),
+    ({'latency_table': 'no.json'}, ['latency_table', 'no.json', 'build_table']),
+    ({'latency_table': garbage}, ['latency_table', 'half', 'JSON']),
+    (
+      {'latency_table': lambda _: corrupted_table(image_size=14)},
+      ['14 px', 'dataset.image_size is 12'],
+    ),
+    (
+      {'latency_table': lambda _: corrupted_table(entries={})},
+      ['latency_table', 'has no entry', 'stem_k3'],
+    ),
+    (
+      {
+        'latency_table': lambda _: corrupted_table(
+          entries={'stem': {'ms': float('nan')}}
+        )
+      },
+      ['latency_table', 'entries.stem.ms is nan'],
+    ),
+    (
+      {'latency_table': lambda _: corrupted_table(schema=99)},
+      ['latency_table', 'schema'],
+    ),
+    ({'space__layers': (2,)}, ['space.layers', '2 entries']),
+    ({'space__kernels': (3, 4)}, ['kernel', '4']),
+    ({'space__kernels': (5, 3)}, ['kernels', '(5, 3)', 'ascending']),
+    ({'space__first': 'nonsense_x9'}, ['space.first', 'nonsense_x9']),
+  ],
+)
+def test_a_search_refuses_wrong_input(changes, words, light_workdir, capsys):
+  """Before anything is compiled or written."""
+  (light_workdir / 'results.json').write_text('{"train": {"precious": 1}}')
+  (light_workdir / 'search' / 'inputs.json').unlink()
+  before = tiny_run.snapshot(light_workdir)
+  config = tiny_run.config()
+  for name, value in changes.items():
+    section, _, key = name.rpartition('__')
+    target = config[section] if section else config
+    target[key] = value('half.json') if callable(value) else value
+  line = refused(lambda: search.run(config, Workdir(light_workdir)), capsys)
+  for word in words:
+    assert word in line
+  assert tiny_run.snapshot(light_workdir) == before

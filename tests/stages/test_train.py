@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
+from refusals import ARCHITECTURE, garbage, refused
 
 from spnas_jax.config.routes import resolve_architecture
 from spnas_jax.config.workdir import Workdir
@@ -182,3 +183,60 @@ def test_top_5_of_up_to_five_classes_is_not_said():
   scores = {'top1': 0.9, 'top5': 1.0}
   assert evaluate.spell_scores(scores, 5) == 'top-1 90.00%'
   assert evaluate.spell_scores(scores, 6) == 'top-1 90.00%, top-5 100.00%'
+
+
+# --- what is refused ----------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+  ('stage', 'changes', 'words'),
+  [
+    (train, {}, ['architecture', 'does not exist', '--stage=search']),
+    (evaluate, {}, ['no trained network', '--stage=train']),
+    (
+      train,
+      {'architecture': 'mobilnet'},
+      ["architecture is 'mobilnet'", 'mobilenet_v2', 'block string'],
+    ),
+    (train, {'architecture': 'stem_c8 ir_k3'}, ['ir_k3']),
+    (train, {'architecture': garbage}, ['architecture', 'arch.json']),
+    (train, {'architecture': '.'}, ["architecture '.'", 'directory']),
+    (
+      train,
+      {'architecture': ARCHITECTURE, 'train__batch_size': 30},
+      ['train.batch_size is 30', '4 devices'],
+    ),
+    (
+      train,
+      {'architecture': ARCHITECTURE, 'train__batch_size': 512},
+      ['train.batch_size is 512', '128'],
+    ),
+    (
+      train,
+      {'architecture': ARCHITECTURE, 'train__init': 'inherit'},
+      ['no finished search', '--stage=search'],
+    ),
+    (
+      train,
+      {
+        'architecture': ARCHITECTURE.replace('i1', 'i3'),
+        'dataset__name': 'cifar10',
+        'dataset__data_dir': '/nowhere',
+      },
+      ['dataset.name', 'cifar10', "dataset.data_dir='/nowhere'"],
+    ),
+  ],
+)
+def test_a_training_refuses_wrong_input(
+  stage, changes, words, tmp_path, capsys
+):
+  """And leaves nothing: what is left would bind the next try to the mistake."""
+  config = tiny_run.config()
+  for name, value in changes.items():
+    section, _, key = name.rpartition('__')
+    target = config[section] if section else config
+    target[key] = value('arch.json') if callable(value) else value
+  line = refused(lambda: stage.run(config, Workdir(tmp_path)), capsys)
+  for word in words:
+    assert word in line
+  assert not list(tmp_path.iterdir())

@@ -1,0 +1,97 @@
+"""Stages in a row: which there are, and what is refused before the first."""
+
+import importlib.util
+import sys
+
+import pytest
+import tiny_run
+from refusals import ARCHITECTURE, refused
+
+from spnas_jax import cli, stage_runs, startup
+from spnas_jax.config.workdir import Workdir
+from spnas_jax.stages import search, train
+
+
+def test_every_stage_has_a_module_and_all_runs_them_in_order(
+  monkeypatch, tmp_path
+):
+  """A name that is listed but cannot be run would only show when it is used."""
+  for module in stage_runs.STAGES:
+    assert importlib.util.find_spec(f'spnas_jax.stages.{module}'), module
+  ran = []
+
+  class Stage:
+    def __init__(self, name):
+      self.name = name
+
+    def run(self, config, workdir):
+      ran.append((self.name, config, workdir))
+
+  monkeypatch.setattr(stage_runs.importlib, 'import_module', Stage)
+  monkeypatch.setattr(
+    startup, 'start', lambda config, path: (config, Workdir(tmp_path / path))
+  )
+  argv = ['main.py', '--config=tests/tiny_run.py', '--workdir=somewhere']
+  monkeypatch.setattr(sys, 'argv', argv)
+  monkeypatch.chdir(tiny_run.ROOT)
+  cli.run(cli.parse_flags(argv))
+  stages = ['search', 'train', 'evaluate', 'export', 'profile', 'report']
+  assert [name for name, _, _ in ran] == [
+    f'spnas_jax.stages.{s}' for s in stages
+  ]
+  assert {workdir.path.name for _, _, workdir in ran} == {'somewhere'}
+
+
+NO_VALIDATION = {'evaluate__split': 'validation'}
+NO_TABLE = {'latency_table': 'no.json'}
+
+
+@pytest.mark.parametrize(
+  ('stage', 'changes', 'words'),
+  [
+    *(
+      (stage, *case)
+      for stage in ('all', 'search', 'random_search', 'ablate')
+      for case in (
+        (NO_VALIDATION, ['evaluate.split', 'dataset.holdout']),
+        (NO_TABLE, ['latency_table', 'no.json']),
+      )
+    ),
+    ('compare_zoo', NO_VALIDATION, ['evaluate.split', 'dataset.holdout']),
+    ('all', {'train__batch_size': 512}, ['train.batch_size is 512', '128']),
+    ('all', {'train__batch_size': 30}, ['train.batch_size is 30', '4 devices']),
+    ('all', {'search__batch_size': 512}, ['search.batch_size is 512', '128']),
+    ('all', {'search__warmup_epochs': 4.0}, ['warmup_epochs', 'all 16 steps']),
+    # Rounds to no step at all, which only the data tell.
+    ('all', {'search__warmup_epochs': 3.9}, ['warmup_epochs', 'all 16 steps']),
+    ('all', {'device': 'adb'}, ['profile.benchmark_model']),
+    (
+      'all',
+      {'train__init': 'no.npz', 'architecture': ARCHITECTURE},
+      ['no.npz'],
+    ),
+  ],
+)
+def test_what_a_later_stage_refuses_is_said_first(
+  stage, changes, words, tmp_path, capsys
+):
+  """`all` must not search for hours and then refuse to evaluate."""
+  config = tiny_run.config(**changes)
+  chosen = stage_runs.ALL if stage == 'all' else (stage,)
+  line = refused(
+    lambda: stage_runs.run_stages(chosen, config, Workdir(tmp_path)), capsys
+  )
+  for word in words:
+    assert word in line
+  assert not list(tmp_path.iterdir()), 'a corrected run starts afresh'
+
+
+def test_a_finished_stage_needs_no_data(workdir, monkeypatch):
+  """Years later, on a machine without the images, it still says so."""
+  monkeypatch.setattr('spnas_jax.training.run_setup.check_data', _never)
+  for stage in (search, train):
+    stage.run(tiny_run.config(), Workdir(workdir))
+
+
+def _never(*_):
+  raise AssertionError('called')
