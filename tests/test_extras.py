@@ -100,7 +100,7 @@ def test_curves_that_cannot_be_read_are_left_out(monkeypatch, tmp_path):
   config = small_config()
   workdir = fill(config, tmp_path)
   monkeypatch.setattr(report, 'png', lambda figure: bytes(30))
-  monkeypatch.setattr(report.report_data, 'read_curves', refuse)
+  monkeypatch.setattr(report.report_data, '_read_curves', refuse)
   names = report.run(config, workdir)['figures']
   assert 'report/train_learning.png' not in names
   page = (workdir / 'report/index.html').read_text()

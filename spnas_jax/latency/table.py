@@ -17,6 +17,7 @@ A missing or non-finite entry is an error that names the key, never a guess.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -156,6 +157,10 @@ class LatencyTable:
   def to_json(self) -> str:
     """The table as JSON text; `load` reads it back exactly."""
     return json.dumps({'schema': SCHEMA, **dataclasses.asdict(self)}, indent=1)
+
+  def fingerprint(self) -> str:
+    """Short hash of all that the table says."""
+    return hashlib.sha256(self.to_json().encode()).hexdigest()[:16]
 
   # --- lookup -----------------------------------------------------------------
 

@@ -21,49 +21,11 @@ from spnas_jax.networks.space import SearchSpace
 
 # What is left of an entry at least when the call is taken off, fraction.
 _FLOOR = 0.1
-
-
 _EMPTY = 'empty model'
-
-
 # Of the random streams: networks of calibration and validation never meet.
 CALIBRATION_STREAM = 1
-
-
 VALIDATION_STREAM = 2
-
-
 _WEIGHT_STREAM = 3
-
-
-def random_networks(
-  space: SearchSpace,
-  count: int,
-  rng: np.random.Generator,
-  exclude: tuple[str, ...] = (),
-) -> dict[str, Architecture]:
-  """Distinct random networks by their block string.
-
-  Args:
-    space: what to draw from.
-    count: how many.
-    rng: source of randomness.
-    exclude: block strings that must not be drawn.
-
-  Returns:
-    Up to `count` networks: fewer where the space does not hold more.
-  """
-  networks: dict[str, Architecture] = {}
-  # A small space may not have so many; each miss makes that more likely.
-  misses = 0
-  while len(networks) < count and misses < 100 + 10 * count:
-    arch = space.sample(rng)
-    name = arch.to_string()
-    if name in networks or name in exclude:
-      misses += 1
-    else:
-      networks[name] = arch
-  return networks
 
 
 def export_all(

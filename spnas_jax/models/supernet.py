@@ -18,7 +18,7 @@ from jax.tree_util import Partial
 from spnas_jax.models.convnet import block_name
 from spnas_jax.models.layers import Frame, LayerGates, Style, mbconv
 from spnas_jax.models.superkernel import channel_scale, superkernel
-from spnas_jax.networks.space import Choice, SearchSpace
+from spnas_jax.networks.space import Choice, Choices, SearchSpace
 
 PLACEMENTS = ('after_norm', 'kernel')
 
@@ -141,7 +141,7 @@ def layer_gates(
 
 def inherit(
   space: SearchSpace,
-  choices: tuple[Choice | None, ...],
+  choices: Choices,
   variables: dict[str, Any],
 ) -> dict[str, Any]:
   """Weights of the decoded network, cut out of the supernet's.

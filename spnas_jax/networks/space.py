@@ -33,6 +33,10 @@ class Choice(NamedTuple):
   squeeze_ratio: float
 
 
+# One for every searchable layer; None = the layer is skipped.
+Choices = tuple[Choice | None, ...]
+
+
 @dataclasses.dataclass(frozen=True)
 class Stage:
   """Layers of one width.
@@ -84,6 +88,11 @@ class Layer:
         itertools.product(self.kernels, self.expansions, self.squeeze_ratios),
       )
     )
+
+  @property
+  def candidates(self) -> Choices:
+    """`choices` and, last, None where the layer may be skipped."""
+    return (*self.choices, None) if self.skippable else self.choices
 
   @property
   def num_gates(self) -> int:
@@ -228,7 +237,7 @@ class SearchSpace:
 
   # --- gates <-> choices <-> architecture -------------------------------------
 
-  def choices_of(self, gates: np.ndarray) -> tuple[Choice | None, ...]:
+  def choices_of(self, gates: np.ndarray) -> Choices:
     """Reads a 0/1 gate vector [num_gates]; None = the layer is skipped.
 
     A gate above a closed one counts as closed, so every vector means a network.
@@ -257,7 +266,7 @@ class SearchSpace:
         )
     return tuple(result)
 
-  def gates_of(self, choices: tuple[Choice | None, ...]) -> np.ndarray:
+  def gates_of(self, choices: Choices) -> np.ndarray:
     """The gate vector, float32 [num_gates]; a skipped layer's gates are 0."""
     gates = np.zeros(len(self.gates), np.float32)
     for i, (layer, choice) in enumerate(zip(self.layers, choices, strict=True)):
@@ -274,7 +283,7 @@ class SearchSpace:
         gates[position] = 1.0
     return gates
 
-  def architecture_of(self, choices: tuple[Choice | None, ...]) -> Architecture:
+  def architecture_of(self, choices: Choices) -> Architecture:
     """Renders choices; skipped layers do not appear in the network."""
     blocks = [
       layer.block(choice)
@@ -314,7 +323,7 @@ class SearchSpace:
     stuck: list[tuple[int, int]] = []
 
     @functools.cache
-    def fill(i: int, j: int) -> tuple[Choice | None, ...] | None:
+    def fill(i: int, j: int) -> Choices | None:
       """Choices of layers i, ... that give blocks j, ..., if there are any."""
       if i == len(self.layers):
         if j == len(trunk):
@@ -359,17 +368,10 @@ class SearchSpace:
     """A network drawn uniformly layer by layer, skip as one more candidate."""
     return self.architecture_of(self.sample_choices(rng))
 
-  def sample_choices(
-    self, rng: np.random.Generator
-  ) -> tuple[Choice | None, ...]:
+  def sample_choices(self, rng: np.random.Generator) -> Choices:
     """Like `sample`, as choices."""
-    result: list[Choice | None] = []
-    for layer in self.layers:
-      candidates: list[Choice | None] = [*layer.choices]
-      if layer.skippable:
-        candidates.append(None)
-      result.append(candidates[rng.integers(len(candidates))])
-    return tuple(result)
+    drawn = (layer.candidates for layer in self.layers)
+    return tuple(own[rng.integers(len(own))] for own in drawn)
 
   @property
   def largest(self) -> Architecture:
@@ -380,22 +382,3 @@ class SearchSpace:
   def smallest(self) -> Architecture:
     """Every gate closed."""
     return self.decode(np.zeros(len(self.gates)))
-
-
-def imagenet_space(
-  num_classes: int = 1000,
-  kernels: tuple[int, ...] = (3, 5),
-  expansions: tuple[int, ...] = (3, 6),
-) -> SearchSpace:
-  """The authors' macro-architecture (`nas-search/singlepath_supernet.py`)."""
-  widths_and_strides = ((24, 2), (40, 2), (80, 2), (96, 1), (192, 2))
-  return SearchSpace(
-    stages=tuple(
-      Stage(c, 4, s, kernels, expansions) for c, s in widths_and_strides
-    ),
-    stem_channels=32,
-    first=(Block('ds', 3, 1, 32, 16),),
-    last=(Block('ir', 3, 1, 192, 320, expansion=6),),
-    head_channels=1280,
-    num_classes=num_classes,
-  )

@@ -13,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
-from spnas_jax.report.history import Curve
 from spnas_jax.report.plot_style import (
   LIGHT,
   SMALL,
@@ -26,6 +25,18 @@ from spnas_jax.report.plot_style import (
   style,
   title,
 )
+
+
+class Curve(NamedTuple):
+  """One scalar over the steps of a run.
+
+  Attributes:
+    steps: int64 [n], ascending, each once.
+    values: float64 [n].
+  """
+
+  steps: np.ndarray
+  values: np.ndarray
 
 
 class Point(NamedTuple):

@@ -9,12 +9,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
-import zipfile
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 from ml_collections import ConfigDict
 
 from spnas_jax.config.defaults import make_space
@@ -27,15 +25,15 @@ from spnas_jax.networks.architecture import (
   Block,
   block_input_sizes,
 )
-from spnas_jax.networks.space import Choice, SearchSpace
-from spnas_jax.report.figures import Point
-from spnas_jax.report.history import Curve, read_curves
+from spnas_jax.networks.space import Choice, Choices, SearchSpace
+from spnas_jax.report.figures import Curve, Point
 from spnas_jax.report.network_figures import (
   GateRow,
   NetworkRow,
   PartTime,
   Superkernel,
 )
+from spnas_jax.training.history import History, read_npz
 
 MODELS = {
   'float32': 'model.tflite',
@@ -65,7 +63,7 @@ class Findings:
   results: dict[str, Any] = dataclasses.field(default_factory=dict)
   arch: Architecture | None = None
   space: SearchSpace | None = None
-  choices: tuple[Choice | None, ...] | None = None
+  choices: Choices | None = None
   table: LatencyTable | None = None
   search_curves: dict[str, Curve] = dataclasses.field(default_factory=dict)
   train_curves: dict[str, Curve] = dataclasses.field(default_factory=dict)
@@ -98,8 +96,7 @@ def gather(config: ConfigDict, workdir: Workdir) -> Findings:
   if found.arch and found.arch.num_classes <= 5:
     found.results = without_top5(found.results)
   found.search_curves, found.train_curves = (
-    attempt(f'What {stage} logged', read_curves, workdir / stage / 'events')
-    or {}
+    attempt(f'What {stage} logged', _read_curves, workdir, stage) or {}
     for stage in ('search', 'train')
   )
   for stage, curves in (
@@ -108,12 +105,11 @@ def gather(config: ConfigDict, workdir: Workdir) -> Findings:
   ):
     if stage in found.results and not curves:
       found.problems.append(
-        f'The curves of {stage} are left out: {stage}/events holds no event '
-        'files.'
+        f'The curves of {stage} are left out: there is no {stage}/history.npz.'
       )
   path = workdir / 'search' / 'supernet.npz'
   if path.exists():
-    arrays = attempt('What the supernet learned', _read_arrays, path)
+    arrays = attempt('What the supernet learned', read_npz, path)
     found.supernet = arrays or {}
   found.model_bytes = {
     precision: (workdir / name).stat().length
@@ -154,12 +150,15 @@ def _read_architecture(workdir: Workdir) -> Architecture | None:
   return None
 
 
-def _read_arrays(path: epath.Path) -> dict[str, np.ndarray]:
-  try:
-    with np.load(io.BytesIO(path.read_bytes())) as arrays:
-      return dict(arrays)
-  except (ValueError, EOFError, TypeError, zipfile.BadZipFile) as e:
-    raise UserError(f'{path.name} is damaged') from e
+def _read_curves(workdir: Workdir, stage: str) -> dict[str, Curve]:
+  """Every scalar that a stage logged, over its steps."""
+  arrays = History(workdir, stage).arrays()
+  steps = arrays.pop('step', np.zeros(0))
+  return {
+    key: Curve(steps, values.astype(np.float64))
+    for key, values in arrays.items()
+    if values.ndim == 1
+  }
 
 
 def _read_space(config: ConfigDict, search: dict[str, Any]) -> SearchSpace:
@@ -175,7 +174,7 @@ def _read_space(config: ConfigDict, search: dict[str, Any]) -> SearchSpace:
 
 def _read_choices(
   workdir: Workdir, space: SearchSpace, arch: Architecture
-) -> tuple[Choice | None, ...]:
+) -> Choices:
   """The search's own record; without it, kept layers count as the first."""
   path = workdir / 'search' / 'found.npy'
   if path.exists():

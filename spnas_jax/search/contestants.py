@@ -11,12 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts, make_space
 from spnas_jax.core.parallel import AXIS
 from spnas_jax.core.tpu_compiler import Program
-from spnas_jax.latency.table import LatencyTable
-from spnas_jax.networks.space import Choice
-from spnas_jax.search.gates import decide
+from spnas_jax.networks.space import Choices
 from spnas_jax.search.multipath import (
   MultiPathNet,
   PathCosts,
@@ -29,17 +26,19 @@ from spnas_jax.search.multipath_step import (
   make_path_step,
   make_weight_step,
 )
-from spnas_jax.search.projection import project, project_likelihoods
+from spnas_jax.search.projection import project_likelihoods
 from spnas_jax.search.search_setup import (
+  SearchProblem,
   create_state,
   make_search,
-  resolve_target,
 )
-from spnas_jax.search.search_step import make_search_step
-from spnas_jax.training.run_setup import image_shape, init_variables
+from spnas_jax.search.search_step import Search, make_search_step
+from spnas_jax.training.run_setup import (
+  image_shape,
+  init_variables,
+  length_of,
+)
 from spnas_jax.training.schedules import Phases, learning_rate_schedule
-
-Choices = tuple[Choice | None, ...]
 
 
 class Contestant(NamedTuple):
@@ -63,38 +62,32 @@ class Contestant(NamedTuple):
 
 
 def make_contestant(
-  config: ConfigDict, table: LatencyTable, method: str
+  config: ConfigDict, problem: SearchProblem, method: str
 ) -> Contestant:
   """The configured search by one of `compare.methods`."""
-  space = make_space(config)
-  target_ms, _, _ = resolve_target(config, space, table)
-  slack = config.search.slack
-  single = make_search(config, space, table, target_ms)
-  phases = single.phases
-  if method == 'single_path':
+  single = make_search(config, problem)
+  if method != 'single_path':
+    return _multi_path(config, problem, method, single)
+  return Contestant(
+    method,
+    (make_search_step(single),),
+    functools.partial(create_state, single, config),
+    lambda state: state.params,
+    lambda state: problem.project(
+      np.asarray(single.settled(state.params).logits), config.search.slack
+    ),
+    single.phases,
+  )
 
-    def single_choices(state) -> Choices:
-      decision = decide(
-        single.formulation,
-        space,
-        state.params,
-        jax.random.key(0),
-        temperature=phases.temperature(jnp.asarray(phases.total)),
-      )
-      logits = np.asarray(decision.logits)
-      if target_ms is None:
-        return space.choices_of((logits >= 0).astype(np.float32))
-      return project(space, table, logits, target_ms, slack)
 
-    return Contestant(
-      method,
-      (make_search_step(single),),
-      functools.partial(create_state, single, config),
-      lambda state: state.params,
-      single_choices,
-      phases,
-    )
-
+def _multi_path(
+  config: ConfigDict, problem: SearchProblem, method: str, single: Search
+) -> Contestant:
+  """One path per candidate, under the phases and the controller of `single`."""
+  space, phases = problem.space, single.phases
+  # After the warm-up every other batch is for the weights.
+  weight_steps = phases.warm_up + (phases.total - phases.warm_up + 1) // 2
+  per_epoch = length_of(config, 'search').steps_per_epoch
   multi = MultiPathSearch(
     net=MultiPathNet(
       space,
@@ -102,14 +95,11 @@ def make_contestant(
       axis_name=AXIS if config.search.sync_batch_norm else None,
     ),
     method=method,
-    costs=PathCosts.of(table, space),
+    costs=PathCosts.of(problem.table, space),
     phases=phases,
     controller=single.controller,
     learning_rate=learning_rate_schedule(
-      config.search,
-      dataset_facts(config).steps_per_epoch(config.search.batch_size),
-      # Behind the warm-up every other batch is for the weights.
-      phases.warm_up + (phases.total - phases.warm_up + 1) // 2,
+      config.search, per_epoch, weight_steps
     ),
     recipe=config.search,
     seed=config.seed,
@@ -128,9 +118,11 @@ def make_contestant(
 
   def choices(state) -> Choices:
     values = path_log_likelihoods(space, np.asarray(state.path_logits))
-    if target_ms is None:
+    if problem.target_ms is None:
       return tuple(max(own, key=own.__getitem__) for own in values)
-    return project_likelihoods(space, table, values, target_ms, slack)
+    return project_likelihoods(
+      space, problem.table, values, problem.target_ms, config.search.slack
+    )
 
   return Contestant(
     method,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
+
+from spnas_jax.search.search_step import Search
 
 
 def flips_per_epoch(
@@ -26,6 +31,42 @@ def flips_per_epoch(
   ]
 
 
+def health(
+  search: Search,
+  history: Mapping[str, np.ndarray],
+  steps_per_epoch: int,
+  result: dict[str, Any],
+) -> dict[str, Any]:
+  """What its log says of a search.
+
+  Args:
+    search: its static parts.
+    history: 'step', 'logit', 'saturated_gates' are read, see `History`.
+    steps_per_epoch: steps.
+    result: `*_ms`, 'undecided_gates', 'num_gates' and 'final_lambda' are read.
+
+  Returns:
+    'saturated_gates' (fraction, at the end), 'flips_per_epoch', 'warnings'.
+  """
+  steps, logits = history['step'], history['logit']
+  first, controller = search.phases.warm_up, search.controller
+  saturated = float(history['saturated_gates'][-1])
+  return {
+    'saturated_gates': saturated,
+    'flips_per_epoch': flips_per_epoch(steps, logits, first, steps_per_epoch),
+    'warnings': warnings(
+      gates=search.recipe.gates,
+      logits=logits,
+      steps=steps,
+      first=first,
+      saturated=saturated,
+      final_lambda=result['final_lambda'],
+      lambda_limit=None if controller is None else controller.limit,
+      result=result,
+    ),
+  }
+
+
 def warnings(
   *,
   gates: str,
@@ -35,7 +76,7 @@ def warnings(
   saturated: float,
   final_lambda: float,
   lambda_limit: float | None,
-  result: dict,
+  result: dict[str, Any],
 ) -> list[str]:
   """Sentences for a user, each naming the config key to change.
 
@@ -49,38 +90,12 @@ def warnings(
     lambda_limit: the controller's limit; None without one.
     result: the search's result; `*_ms` keys, `undecided_gates`, `num_gates`.
   """
-  said = []
-  target, raw = result['target_ms'], result['raw_decode_ms']
-  low, high = result['min_ms'], result['max_ms']
-  searched = logits[steps > first]
-  moved = np.ptp(searched, axis=0).max() if len(searched) > 1 else 0.0
-  if len(searched) > 1 and moved < 0.1:
-    said.append(
-      f'No gate moved in the search phase (largest change of a log-odds '
-      f'{moved:.2g}; {100 * saturated:.0f}% of the gates are saturated). '
-      + (
-        'Norms of freshly initialised kernels saturate these indicators: use '
-        "search.gates='sampled', or far more search.epochs."
-        if gates != 'sampled'
-        else 'Raise search.threshold_travel or lower search.warmup_epochs.'
-      )
-    )
-  if raw <= low * 1.01 and (target is None or target > low * 1.05):
-    said.append(
-      'The search collapsed to the smallest network. '
-      + (
-        'Lower search.lambda_, or set search.target_ms instead of it.'
-        if target is None
-        else 'Lower search.controller.limit or raise search.controller.ramp.'
-      )
-    )
-  if target is None and raw >= high * 0.99:
-    said.append(
-      'The search stayed at the largest network. Raise search.lambda_, or set '
-      'search.target_ms instead of it.'
-    )
+  target = result['target_ms']
+  said = _still(gates, logits[steps > first], saturated)
+  said += _at_an_end(result)
   if target is None:
     return said
+  raw = result['raw_decode_ms']
   if abs(raw / target - 1) > 0.1:
     said.append(
       f'Before projection the decoded network was '
@@ -95,5 +110,46 @@ def warnings(
   if lambda_limit is not None and abs(final_lambda) >= lambda_limit:
     said.append(
       'The controller ended at its limit. Raise search.controller.limit.'
+    )
+  return said
+
+
+def _still(gates: str, searched: np.ndarray, saturated: float) -> list[str]:
+  """Did no gate move? `searched`: [T, num_gates] of the search phase."""
+  if len(searched) < 2:
+    return []
+  moved = np.ptp(searched, axis=0).max()
+  if moved >= 0.1:
+    return []
+  return [
+    f'No gate moved in the search phase (largest change of a log-odds '
+    f'{moved:.2g}; {100 * saturated:.0f}% of the gates are saturated). '
+    + (
+      'Norms of freshly initialised kernels saturate these indicators: use '
+      "search.gates='sampled', or far more search.epochs."
+      if gates != 'sampled'
+      else 'Raise search.threshold_travel or lower search.warmup_epochs.'
+    )
+  ]
+
+
+def _at_an_end(result: dict[str, Any]) -> list[str]:
+  """Did it end at the smallest or the largest network?"""
+  target, raw = result['target_ms'], result['raw_decode_ms']
+  low, high = result['min_ms'], result['max_ms']
+  said = []
+  if raw <= low * 1.01 and (target is None or target > low * 1.05):
+    said.append(
+      'The search collapsed to the smallest network. '
+      + (
+        'Lower search.lambda_, or set search.target_ms instead of it.'
+        if target is None
+        else 'Lower search.controller.limit or raise search.controller.ramp.'
+      )
+    )
+  if target is None and raw >= high * 0.99:
+    said.append(
+      'The search stayed at the largest network. Raise search.lambda_, or set '
+      'search.target_ms instead of it.'
     )
   return said

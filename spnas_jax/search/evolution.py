@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+from spnas_jax.core.console import say
 from spnas_jax.latency.table import LatencyTable
-from spnas_jax.networks.space import Choice, SearchSpace
+from spnas_jax.networks.space import Choice, Choices, SearchSpace
 from spnas_jax.search.projection import choice_costs, project_likelihoods
-
-Choices = tuple[Choice | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,14 +132,20 @@ class Evolution:
         front.append(s)
     return front
 
+  def row(self, scored: Scored) -> dict[str, Any]:
+    """A scored network for results.json."""
+    return {
+      'architecture': self._space.architecture_of(scored.choices).to_string(),
+      'predicted_ms': scored.ms,
+      'supernet_top1': scored.top1,
+      'supernet_cross_entropy': scored.cross_entropy,
+    }
+
   def _ms(self, choices: Choices) -> float:
     return self._table.predict(self._space.architecture_of(choices))
 
   def _draw_layer(self, i: int) -> Choice | None:
-    layer = self._space.layers[i]
-    candidates: list[Choice | None] = [*layer.choices]
-    if layer.skippable:
-      candidates.append(None)
+    candidates = self._space.layers[i].candidates
     return candidates[self._rng.integers(len(candidates))]
 
   def _drawn(self, low: float, high: float) -> Choices | None:
@@ -177,3 +183,47 @@ class Evolution:
       if fits(child) and child not in self._seen and child not in children:
         children.append(child)
     return children
+
+
+def evolve(
+  evolution: Evolution,
+  target_ms: float,
+  min_ms: float,
+  max_ms: float,
+  slack: float,
+  own: Choices,
+  settings: Any,
+) -> tuple[Choices, dict[str, Any]]:
+  """Breeds networks for the target, then for the rest of the front.
+
+  Args:
+    evolution: of the space.
+    target_ms: limit of the network that is wanted, ms.
+    min_ms, max_ms: of the space's fastest and slowest network.
+    slack: fraction.
+    own: the network that the gates decided on, where it starts.
+    settings: `population`, `generations` and `front_points` are read.
+
+  Returns:
+    (choices of the best network at the target, what to report).
+  """
+  c = settings
+  best = evolution.run(target_ms, slack, c.population, c.generations, (own,))
+  low_ms, _ = evolution.band(target_ms, slack)
+  if low_ms < target_ms * (1 - slack):
+    say(
+      f'search: no network lies within {100 * slack:g}% below '
+      f'{target_ms:.4g} ms; the slowest that meet it were bred, from '
+      f'{low_ms:.4g} ms on'
+    )
+  for share in np.linspace(0.15, 0.95, c.front_points):
+    limit = min_ms + share * (max_ms - min_ms)
+    evolution.run(limit, slack, c.population, max(1, c.generations // 4))
+  return best.choices, {
+    'best': evolution.row(best),
+    'band_ms': [low_ms, target_ms],
+    'gates_own': evolution.row(evolution.score(own)),
+    'front': [evolution.row(s) for s in evolution.front()],
+    'networks': [evolution.row(s) for s in evolution.scored],
+    'evaluations': len(evolution.scored),
+  }

@@ -28,18 +28,15 @@ from jax import Array, lax
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.models.layers import Frame, MBConv, Style
 from spnas_jax.models.supernet import layer_name
-from spnas_jax.networks.space import Choice, Layer, SearchSpace
+from spnas_jax.networks.space import Choice, Choices, Layer, SearchSpace
 from spnas_jax.search.projection import choice_costs
 
 METHODS = ('darts', 'fbnet', 'proxyless')
 
 
-def layer_paths(space: SearchSpace) -> list[tuple[Choice | None, ...]]:
+def layer_paths(space: SearchSpace) -> list[Choices]:
   """Candidates of every layer in the order of its paths; None = skip, last."""
-  return [
-    (*layer.choices, None) if layer.skippable else layer.choices
-    for layer in space.layers
-  ]
+  return [layer.candidates for layer in space.layers]
 
 
 def num_paths(space: SearchSpace) -> np.ndarray:

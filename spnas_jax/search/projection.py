@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from spnas_jax.latency.table import LatencyTable
-from spnas_jax.networks.space import Choice, SearchSpace
+from spnas_jax.networks.space import Choice, Choices, SearchSpace
 
 BINS = 4000
 # Log-likelihoods are counted in these, nats: gates at the limit of their
@@ -90,7 +90,7 @@ def project(
   logits: np.ndarray,
   target_ms: float,
   slack: float,
-) -> tuple[Choice | None, ...]:
+) -> Choices:
   """The likeliest network with target (1 - slack) <= ms <= target.
 
   Args:
@@ -112,7 +112,7 @@ def project_likelihoods(
   values: list[dict[Choice | None, float]],
   target_ms: float,
   slack: float,
-) -> tuple[Choice | None, ...]:
+) -> Choices:
   """`project` where a layer's candidates have log-likelihoods of their own.
 
   Where no network lies in the band the lower end gives way: then it is the

@@ -15,43 +15,19 @@ from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.models.supernet import inherit, layer_name
 from spnas_jax.networks.architecture import Architecture
-from spnas_jax.networks.space import Choice, SearchSpace
+from spnas_jax.networks.space import Choices, SearchSpace
 from spnas_jax.search.search_setup import (
+  SearchProblem,
   create_state,
-  load_table,
   make_search,
-  resolve_target,
 )
 from spnas_jax.search.search_step import Search
 from spnas_jax.search.subnets import forced_statistics
 from spnas_jax.training.checkpoint import Checkpoints
+from spnas_jax.training.history import npz
 from spnas_jax.training.train_state import TrainState
 
-HISTORY = 'search/history.npz'
 FOUND = 'search/found.npy'
-
-
-def npz(arrays: dict[str, Any]) -> bytes:
-  """Arrays as the content of a compressed .npz file."""
-  buffer = io.BytesIO()
-  np.savez_compressed(buffer, **arrays)
-  return buffer.getvalue()
-
-
-def load_history(workdir: Workdir) -> dict[str, list[np.ndarray]]:
-  """Metrics of the logged steps so far, as lists over steps."""
-  path = workdir / HISTORY
-  if not path.exists():
-    return {}
-  with np.load(io.BytesIO(path.read_bytes())) as arrays:
-    return {key: list(arrays[key]) for key in arrays}
-
-
-def last_of_each_step(history: dict[str, list[np.ndarray]]):
-  """Sorted by step; a step repeated after a resume counts once."""
-  steps = np.asarray(history['step'])
-  last = [int(np.flatnonzero(steps == s)[-1]) for s in np.unique(steps)]
-  return {k: np.stack([v[i] for i in last]) for k, v in history.items()}
 
 
 def params_sha256(params: Any) -> str:
@@ -115,10 +91,7 @@ def finished_search(
     UserError: the workdir holds no finished search.
   """
   workdir = check_finished(config, workdir)
-  space = make_space(config)
-  table = load_table(config)
-  target_ms, _, _ = resolve_target(config, space, table)
-  search = make_search(config, space, table, target_ms)
+  search = make_search(config, SearchProblem.of(config))
   with Checkpoints(workdir / 'search' / 'checkpoints') as checkpoints:
     return search, checkpoints.restore(create_state(search, config))
 
@@ -149,7 +122,7 @@ def load_inherited(
 
 def _inherit_choices(
   space: SearchSpace, workdir: Workdir, arch: Architecture
-) -> tuple[Choice | None, ...]:
+) -> Choices:
   """Which layers `arch` is made of; the search's own record where it is its."""
   path = workdir / FOUND
   if path.exists():

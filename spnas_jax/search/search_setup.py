@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts
+from spnas_jax.config.defaults import make_space
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.models.supernet import SuperNet
-from spnas_jax.networks.space import SearchSpace
+from spnas_jax.networks.space import Choices, SearchSpace
 from spnas_jax.search.controller import Controller, ControllerState
 from spnas_jax.search.gates import FORMULATIONS
+from spnas_jax.search.projection import project
 from spnas_jax.search.runtime import RuntimeModel
 from spnas_jax.search.search_step import Search
-from spnas_jax.training.run_setup import init_variables
+from spnas_jax.training.run_setup import init_variables, length_of
 from spnas_jax.training.schedules import Phases, learning_rate_schedule
 from spnas_jax.training.train_state import TrainState
 
@@ -45,21 +47,64 @@ def load_table(config: ConfigDict) -> LatencyTable:
   return table
 
 
-def resolve_target(
-  config: ConfigDict, space: SearchSpace, table: LatencyTable
-) -> tuple[float | None, float, float]:
-  """(target or None under a fixed lambda, fastest, slowest network), ms.
+@dataclasses.dataclass(frozen=True)
+class SearchProblem:
+  """What a search has to solve.
 
-  Raises:
-    UserError: the space has one network only, or none of its networks can meet
-      the target, or all of them do.
+  Attributes:
+    space: the search space.
+    table: latency of its networks.
+    target_ms: latency to meet; None under a fixed lambda.
+    min_ms, max_ms: of the space's fastest and slowest network.
   """
-  if not space.gates:
-    raise UserError(
-      f'space.kernels is {tuple(config.space.kernels)}: the space holds one '
-      'network only; allowed: several kernels, expansions or layers'
-    )
-  low, high = table.limits(space)
+
+  space: SearchSpace
+  table: LatencyTable
+  target_ms: float | None
+  min_ms: float
+  max_ms: float
+
+  @classmethod
+  def of(
+    cls, config: ConfigDict, table: LatencyTable | None = None
+  ) -> SearchProblem:
+    """The problem of a configuration.
+
+    Args:
+      config: `space` and `search` are read, and the data set's facts.
+      table: None = the configured one.
+
+    Raises:
+      UserError: space, table and target do not fit together, or the space has
+        one network only, or none of its networks can meet the target, or all
+        of them do.
+    """
+    space, table = make_space(config), table or load_table(config)
+    if not space.gates:
+      raise UserError(
+        f'space.kernels is {tuple(config.space.kernels)}: the space holds one '
+        'network only; allowed: several kernels, expansions or layers'
+      )
+    low, high = table.limits(space)
+    return cls(space, table, _target(config, table, low, high), low, high)
+
+  def project(self, logits: np.ndarray, slack: float) -> Choices:
+    """The likeliest network that meets the target, see `projection`; without a
+    target the decoded one.
+
+    Args:
+      logits: [num_gates] log-odds of the gates.
+      slack: fraction.
+    """
+    if self.target_ms is None:
+      return self.space.choices_of((logits >= 0).astype(np.float32))
+    return project(self.space, self.table, logits, self.target_ms, slack)
+
+
+def _target(
+  config: ConfigDict, table: LatencyTable, low: float, high: float
+) -> float | None:
+  """The configured target, ms; None under a fixed lambda."""
   c = config.search
   if c.lambda_ is not None:
     if c.method == 'evolution':
@@ -72,23 +117,23 @@ def resolve_target(
         f'search.lambda_ is {c.lambda_} and search.target_ms is {c.target_ms}, '
         'allowed: one of them; a fixed lambda has no target'
       )
-    return None, low, high
+    return None
   if c.target_ms is None:
-    return low + c.target_fraction * (high - low), low, high
+    return low + c.target_fraction * (high - low)
   if not low <= c.target_ms <= high:
     raise UserError(
       f'search.target_ms is {c.target_ms:g}, allowed: {low:.4g} to {high:.4g} '
       f'ms, the fastest and the slowest network of the space on '
       f'{table.name!r}{_other_unit(c.target_ms, low, high)}'
     )
-  return c.target_ms, low, high
+  return c.target_ms
 
 
 def phases_of(config: ConfigDict) -> Phases:
   """The phases of the configured search, in steps."""
   c = config.search
-  per_epoch = dataset_facts(config).steps_per_epoch(c.batch_size)
-  total = max(1, round(c.epochs * per_epoch))
+  length = length_of(config, 'search')
+  total = max(1, length.total)
   # An evolution needs weights that serve every network, not decisions.
   only_warm_up = c.method == 'evolution' and not c.evolution.supernet
   # The reference's surrogate has no temperature.
@@ -96,7 +141,7 @@ def phases_of(config: ConfigDict) -> Phases:
   return Phases(
     warm_up=total
     if only_warm_up
-    else min(round(c.warmup_epochs * per_epoch), total),
+    else min(length.steps(c.warmup_epochs), total),
     total=total,
     temperature_start=1.0 if constant else c.temperature_start,
     temperature_end=1.0 if constant else c.temperature_end,
@@ -137,25 +182,18 @@ def _other_unit(target: float, low: float, high: float) -> str:
   return ''
 
 
-def make_search(
-  config: ConfigDict,
-  space: SearchSpace,
-  table: LatencyTable,
-  target_ms: float | None,
-) -> Search:
+def make_search(config: ConfigDict, problem: SearchProblem) -> Search:
   """Everything static of the configured search."""
   c = config.search
   formulation = FORMULATIONS[c.gates]
-  facts = dataset_facts(config)
-  per_epoch = facts.steps_per_epoch(c.batch_size)
   phases = phases_of(config)
   controller = None
-  if target_ms is not None:
-    controller = Controller(target_ms=target_ms, **c.controller)
+  if problem.target_ms is not None:
+    controller = Controller(target_ms=problem.target_ms, **c.controller)
   supernet = SuperNet(
-    space,
+    problem.space,
     placement=formulation.placement,
-    num_thresholds=formulation.num_thresholds(space),
+    num_thresholds=formulation.num_thresholds(problem.space),
     dtype=c.dtype,
     axis_name=AXIS if c.sync_batch_norm else None,
     remat=c.remat,
@@ -163,10 +201,12 @@ def make_search(
   return Search(
     supernet=supernet,
     formulation=formulation,
-    runtime=RuntimeModel.of(table, space),
+    runtime=RuntimeModel.of(problem.table, problem.space),
     phases=phases,
     controller=controller,
-    learning_rate=learning_rate_schedule(c, per_epoch, phases.total),
+    learning_rate=learning_rate_schedule(
+      c, length_of(config, 'search').steps_per_epoch, phases.total
+    ),
     recipe=c,
     seed=config.seed,
   )
@@ -213,6 +253,6 @@ def search_inputs(config: ConfigDict, table: LatencyTable) -> dict[str, Any]:
     'space',
     'search',
     'evaluate.split',
-    table=hashlib.sha256(table.to_json().encode()).hexdigest()[:16],
+    table=table.fingerprint(),
     **supernet,
   )

@@ -75,6 +75,16 @@ class Search:
     rate = rate * self.phases.temperature(step)
     return jnp.where(step < self.phases.warm_up, 0.0, rate)
 
+  def settled(self, params: Any) -> Decision:
+    """The decision after the last step; its logits have no noise."""
+    tau = self.phases.temperature(jnp.asarray(self.phases.total))
+
+    def last(params: Any) -> Decision:
+      space, key = self.supernet.space, jax.random.key(0)
+      return decide(self.formulation, space, params, key, temperature=tau)
+
+    return jax.device_get(jax.jit(last)(params))
+
   def decide(self, params: Any, step: Array, key: Array) -> Decision:
     """The decisions of a step."""
     return decide(
@@ -99,7 +109,7 @@ class Search:
     return gates, dropout
 
   def start_thresholds(self, params: Any, step: Array) -> Any:
-    """At the first step behind warm-up: all sampled gates to the same logit."""
+    """At the first step after warm-up: all sampled gates to the same logit."""
     if not self.formulation.sampled:
       return params
     importances = relative_importance(self.supernet.space, params)

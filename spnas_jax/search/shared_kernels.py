@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts, make_space
+from spnas_jax.config.defaults import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.console import say
 from spnas_jax.core.parallel import AXIS, pmap_step
@@ -27,7 +27,11 @@ from spnas_jax.search.subnets import forced_scores
 from spnas_jax.training.loop import run_steps
 from spnas_jax.training.objective import cross_entropy, objective
 from spnas_jax.training.optimizer import decayed, grouped, weight_optimizer
-from spnas_jax.training.run_setup import device_batches, init_variables
+from spnas_jax.training.run_setup import (
+  device_batches,
+  init_variables,
+  length_of,
+)
 from spnas_jax.training.schedules import learning_rate_schedule
 from spnas_jax.training.scoring import (
   convnet_eval_step,
@@ -55,7 +59,7 @@ def shared_kernels(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     state = train_network(config, workdir, name, arch)
     result[f'individual_{kernel}x{kernel}'] = score_split(
       convnet_eval_step(ConvNet(arch)),
-      {'params': state.ema_params, 'batch_stats': state.ema_batch_stats},
+      state.averaged,
       config,
       config.evaluate.split,
     )
@@ -90,11 +94,11 @@ def _gates(space: SearchSpace, rank: int) -> np.ndarray:
 
 
 def _train_shared(config: ConfigDict, workdir: Workdir, space: SearchSpace):
-  recipe = config.train
-  per_epoch = dataset_facts(config).steps_per_epoch(recipe.batch_size)
-  total = max(1, round(recipe.epochs * per_epoch))
-  schedule = learning_rate_schedule(recipe, per_epoch, total)
-  weights = weight_optimizer(recipe.optimizer, schedule)
+  """(supernet, its state after the recipe of `train`)."""
+  recipe, length = config.train, length_of(config, 'train')
+  weights = weight_optimizer(
+    recipe.optimizer, learning_rate_schedule(recipe, *length)
+  )
   # The thresholds are not used here and stay at 0.
   optimizer = grouped(weights, weights)
   supernet = SuperNet(
@@ -102,13 +106,36 @@ def _train_shared(config: ConfigDict, workdir: Workdir, space: SearchSpace):
     dtype=recipe.dtype,
     axis_name=AXIS if recipe.sync_batch_norm else None,
   )
+  variables = init_variables(
+    supernet,
+    config.dataset.image_size,
+    space.input_channels,
+    config.seed,
+    jnp.ones(len(space.gates)),
+  )
+  state = run_steps(
+    'ablate/shared',
+    workdir,
+    TrainState.create(variables, optimizer),
+    pmap_step(_shared_step(supernet, optimizer, recipe, config.seed)),
+    lambda first: device_batches(config, recipe, config.seed, first),
+    length=length,
+    recipe=recipe,
+    describe=lambda m: f'CE {m["cross_entropy"]:.3f}',
+  )
+  return supernet, state
+
+
+def _shared_step(supernet: SuperNet, optimizer, recipe: Any, seed: int):
+  """A step whose loss is the sum over all kernel sizes."""
+  space = supernet.space
   subsets = np.stack(
     [_gates(space, i) for i in range(len(space.stages[0].kernels))]
   )
   features = space.largest.feature_channels
 
   def step(state: TrainState, batch: dict[str, Array]):
-    key = jax.random.fold_in(jax.random.key(config.seed), state.step)
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
     mask = dropout_mask(key, recipe.dropout, batch['label'].shape[0], features)
 
     def loss(params):
@@ -150,22 +177,4 @@ def _train_shared(config: ConfigDict, workdir: Workdir, space: SearchSpace):
       state, optimizer, gradients, stats, recipe.ema_decay
     ), metrics
 
-  variables = init_variables(
-    supernet,
-    config.dataset.image_size,
-    space.input_channels,
-    config.seed,
-    jnp.ones(len(space.gates)),
-  )
-  state = run_steps(
-    'ablate/shared',
-    workdir,
-    TrainState.create(variables, optimizer),
-    pmap_step(step),
-    lambda first: device_batches(config, recipe, config.seed, first),
-    total_steps=total,
-    steps_per_epoch=per_epoch,
-    recipe=recipe,
-    describe=lambda m: f'CE {m["cross_entropy"]:.3f}',
-  )
-  return supernet, state
+  return step

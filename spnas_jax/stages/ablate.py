@@ -15,7 +15,6 @@ The last two need a finished search in the workdir.
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import jax
@@ -32,12 +31,14 @@ from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS, replicate
 from spnas_jax.data import input_pipeline
 from spnas_jax.models.supernet import SuperNet
+from spnas_jax.networks.sampling import MAX_DRAWS, random_choices
 from spnas_jax.networks.space import SearchSpace
 from spnas_jax.search.search_record import check_finished, finished_search
 from spnas_jax.search.search_setup import load_table
 from spnas_jax.search.search_step import Search
 from spnas_jax.search.shared_kernels import shared_kernels
 from spnas_jax.search.subnets import Subnets
+from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.loop import take
 from spnas_jax.training.objective import cross_entropy
 from spnas_jax.training.run_setup import check_batch, check_recipe, check_split
@@ -72,27 +73,27 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
     )
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+def prepare(config: ConfigDict, workdir: Workdir) -> Task:
   """Runs the configured parts; each keeps its own rows and resumes by them."""
-  check(config, workdir)
-  inputs = stage_inputs(
-    config, 'seed', 'dataset', 'space', 'search', 'train', 'ablate'
-  )
-  done = workdir.finished('ablate', inputs)
-  if done is not None:
-    return done
-  workdir.claim('ablate', inputs)
-  start = time.monotonic()
   parts = {'kernels': shared_kernels, 'gates': gates, 'ranking': ranking}
-  result = {}
-  for name in config.ablate.parts:
+
+  def part(name: str) -> dict[str, Any]:
     path = workdir / 'ablate' / f'{name}.json'
     if path.exists():
-      result[name] = json.loads(path.read_text())
-      continue
-    result[name] = parts[name](config, workdir)
-    workdir.write(f'ablate/{name}.json', json.dumps(result[name], indent=1))
-  return workdir.finish('ablate', inputs, result, time.monotonic() - start)
+      return json.loads(path.read_text())
+    result = parts[name](config, workdir)
+    workdir.write(f'ablate/{name}.json', json.dumps(result, indent=1))
+    return result
+
+  return Task(
+    stage_inputs(
+      config, 'seed', 'dataset', 'space', 'search', 'train', 'ablate'
+    ),
+    lambda: {name: part(name) for name in config.ablate.parts},
+  )
+
+
+run = stage('ablate', prepare, check)
 
 
 # --- does a gate know what it decides? ----------------------------------------
@@ -257,7 +258,9 @@ def ranking(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   space, table = search.supernet.space, load_table(config)
   subnets = Subnets(config, search.supernet, state.params, c.ranking_images)
   rows = []
-  for choices in random_networks(space, c.num_networks, config.seed):
+  rng = np.random.default_rng(config.seed)
+  drawn = random_choices(space, c.num_networks, rng, max_misses=MAX_DRAWS)
+  for choices in drawn.values():
     arch = space.architecture_of(choices)
     trained = score_from_scratch(
       config, workdir, 'ablate', arch, config.seed, table
@@ -296,22 +299,11 @@ def _tau(rows, a: str, b: str) -> float:
   )
 
 
-def random_networks(space: SearchSpace, count: int, seed: int):
-  """Different networks drawn uniformly."""
-  rng = np.random.default_rng(seed)
-  found: dict[str, Any] = {}
-  while len(found) < count:
-    choices = space.sample_choices(rng)
-    found.setdefault(space.architecture_of(choices).to_string(), choices)
-  return list(found.values())
-
-
 def num_architectures(space: SearchSpace) -> int:
   """Different networks: which layers of a stage are skipped does not show."""
   size = 1
-  for stage in space.stages:
-    count = len(stage.kernels) * len(stage.expansions)
-    count *= len(stage.squeeze_ratios)
-    least = 1 if stage.skippable else stage.layers
-    size *= sum(count**kept for kept in range(least, stage.layers + 1))
+  for own in space.stages:
+    count = len(own.kernels) * len(own.expansions) * len(own.squeeze_ratios)
+    least = 1 if own.skippable else own.layers
+    size *= sum(count**kept for kept in range(least, own.layers + 1))
   return size

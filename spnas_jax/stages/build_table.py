@@ -12,7 +12,6 @@ things keep a sum of such times honest:
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
@@ -20,21 +19,23 @@ from ml_collections import ConfigDict
 
 from spnas_jax.config.defaults import make_space
 from spnas_jax.config.workdir import Workdir, stage_inputs
-from spnas_jax.core.console import say
 from spnas_jax.latency import measuring
+from spnas_jax.latency.devices import Device
 from spnas_jax.latency.entries import space_entries
 from spnas_jax.latency.open_device import open_device
 from spnas_jax.latency.table_building import (
   CALIBRATION_STREAM,
   export_all,
   make_table,
-  random_networks,
   summary,
 )
+from spnas_jax.networks.sampling import random_networks
+from spnas_jax.networks.space import SearchSpace
+from spnas_jax.stages.frame import Task, stage
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-  """Stage `build_table`: leaves `latency_table.json`.
+def prepare(config: ConfigDict, workdir: Workdir) -> Task:
+  """Leaves `latency_table.json`.
 
   Raises:
     UserError: the device cannot be used.
@@ -49,12 +50,22 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     'profile.threads',
     device=device.describe()['device'],
   )
-  done = workdir.finished('build_table', inputs)
-  if done is not None:
-    return done
-  space, image_size = make_space(config), config.dataset.image_size
-  workdir.claim('build_table', inputs)
-  start = time.monotonic()
+  space = make_space(config)
+  return Task(
+    inputs,
+    lambda: _build(config, workdir, device, space),
+    lambda result: _spell(result, workdir),
+    after=lambda: measuring.forget('build_table', workdir),
+  )
+
+
+run = stage('build_table', prepare)
+
+
+def _build(
+  config: ConfigDict, workdir: Workdir, device: Device, space: SearchSpace
+) -> dict[str, Any]:
+  image_size = config.dataset.image_size
   entries = space_entries(space, image_size)
   networks = random_networks(
     space,
@@ -67,17 +78,14 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   )
   table = make_table(config, device, entries, networks, timings)
   workdir.write('latency_table.json', table.to_json() + '\n')
-  result = workdir.finish(
-    'build_table',
-    inputs,
-    summary(table, space, timings),
-    time.monotonic() - start,
-  )
-  measuring.forget('build_table', workdir)
-  say(
-    f'build_table: {workdir / "latency_table.json"}, {len(entries)} entries, '
+  return summary(table, space, timings)
+
+
+def _spell(result: dict[str, Any], workdir: Workdir) -> list[str]:
+  return [
+    f'{workdir / "latency_table.json"}, {result["num_entries"]} entries, '
     f'networks of {result["min_ms"]:.4g} to {result["max_ms"]:.4g} ms; factor '
-    f'{table.factor:.3f} from {len(networks)} networks '
-    f'({table.calibration["mean_abs_pct"] or 0:.2f}% off on average)'
-  )
-  return result
+    f'{result["calibration_factor"]:.3f} from '
+    f'{result["calibration_networks"]} networks '
+    f'({result["calibration_mean_abs_pct"] or 0:.2f}% off on average)'
+  ]

@@ -23,9 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts, make_space
+from spnas_jax.config.defaults import dataset_facts
 from spnas_jax.config.workdir import Workdir, stage_inputs
-from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS, pmap_step, replicate
 from spnas_jax.core.tpu_compiler import (
@@ -39,32 +38,36 @@ from spnas_jax.core.tpu_compiler import (
 )
 from spnas_jax.data.input_pipeline import prefetch_to_devices
 from spnas_jax.latency.devices import load_average
-from spnas_jax.latency.table import LatencyTable
 from spnas_jax.search.contestants import (
   Contestant,
   make_contestant,
   num_trainable,
   programs,
 )
-from spnas_jax.search.search_setup import load_table, search_inputs
+from spnas_jax.search.search_setup import SearchProblem, load_table
+from spnas_jax.stages.frame import Task, stage
+from spnas_jax.training.history import History
 from spnas_jax.training.loop import run_steps
 from spnas_jax.training.run_setup import (
-  check_batch,
-  check_data,
+  check_recipe,
   device_batches,
   image_shape,
+  length_of,
 )
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-  """Stage `compare`."""
+def prepare(config: ConfigDict, workdir: Workdir) -> Task:
+  """Prices the configured methods, and searches with them where asked to.
+
+  Raises:
+    UserError: space, table, data or batch cannot be used, or there is more
+      than one process.
+  """
   if jax.process_count() > 1:
     raise UserError(
       f'--stage=compare runs in one process, not in {jax.process_count()}'
     )
-  c = config.compare
-  table = load_table(config)
-  check_batch('search', config.search.batch_size)
+  check_recipe(config, workdir, 'search')
   inputs = stage_inputs(
     config,
     'seed',
@@ -72,33 +75,40 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     'space',
     'search',
     'compare',
-    table=search_inputs(config, table)['table'],
+    table=load_table(config).fingerprint(),
   )
-  done = workdir.finished('compare', inputs)
-  if done is not None:
-    return done
-  check_data(config, 'search')
-  workdir.claim('compare', inputs)
-  start = time.monotonic()
   # A search by evolution has no thresholds to train; all here are by gradient.
   config = config.copy_and_resolve_references()
   config.search.method = 'gradient'
-  contestants = [make_contestant(config, table, m) for m in c.methods]
-  result: dict[str, Any] = {}
-  for contestant in contestants:
-    result[contestant.method] = {'params': num_trainable(contestant)}
+  problem = SearchProblem.of(config)
+  return Task(
+    inputs,
+    lambda: _compare(config, workdir, problem),
+    lambda result: [_line(method, result) for method in config.compare.methods],
+  )
+
+
+run = stage('compare', prepare)
+
+
+def _compare(
+  config: ConfigDict, workdir: Workdir, problem: SearchProblem
+) -> dict[str, Any]:
+  c = config.compare
+  contestants = [make_contestant(config, problem, m) for m in c.methods]
+  result: dict[str, Any] = {
+    each.method: {'params': num_trainable(each)} for each in contestants
+  }
   if c.topology:
-    for contestant in contestants:
-      result[contestant.method] |= price_on_tpu(contestant, config)
+    for each in contestants:
+      result[each.method] |= price_on_tpu(each, config)
   if c.rounds or not c.topology:
     for method, row in price_here(contestants, config).items():
       result[method] = {**row, **result[method]}
   if c.epochs:
     for method in c.methods:
-      result[method] |= search_once(config, workdir, table, method)
-  for method in c.methods:
-    say(_line(method, result))
-  return workdir.finish('compare', inputs, result, time.monotonic() - start)
+      result[method] |= search_once(config, workdir, problem, method)
+  return result
 
 
 # --- what they cost -----------------------------------------------------------
@@ -229,7 +239,7 @@ def _runner(contestant: Contestant, compiled, config) -> Callable[[], float]:
 
 
 def search_once(
-  config: ConfigDict, workdir: Workdir, table: LatencyTable, method: str
+  config: ConfigDict, workdir: Workdir, problem: SearchProblem, method: str
 ) -> dict[str, Any]:
   """A whole search of `compare.epochs`; one that is there is read, not redone.
 
@@ -247,10 +257,8 @@ def search_once(
   recipe = config.search
   recipe.warmup_epochs *= config.compare.epochs / max(recipe.epochs, 1e-9)
   recipe.epochs = config.compare.epochs
-  contestant = make_contestant(config, table, method)
-  space = make_space(config)
-  start = time.monotonic()
-  last: dict[str, Any] = {}
+  contestant = make_contestant(config, problem, method)
+  start, history = time.monotonic(), History(workdir, name)
   state = run_steps(
     name,
     workdir,
@@ -259,22 +267,21 @@ def search_once(
       [pmap_step(step) for step in contestant.steps], contestant.phases.warm_up
     ),
     lambda first: device_batches(config, recipe, config.seed, first),
-    total_steps=contestant.phases.total,
-    steps_per_epoch=dataset_facts(config).steps_per_epoch(recipe.batch_size),
+    length=length_of(config, 'search')._replace(total=contestant.phases.total),
     recipe=recipe,
     describe=lambda m: (
       f'CE {m["cross_entropy"]:.3f}  R {_ms(m):.4g} ms  λ {m["lambda"]:.3g}'
     ),
-    on_log=lambda step, metrics: last.update(metrics),
+    history=history,
   )
-  arch = space.architecture_of(contestant.choices(state))
+  arch = problem.space.architecture_of(contestant.choices(state))
   row = {
     'architecture': arch.to_string(),
-    'predicted_ms': table.predict(arch),
+    'predicted_ms': problem.table.predict(arch),
     'cost_epochs': recipe.epochs,
     'search_steps': contestant.phases.total,
     'search_seconds': round(time.monotonic() - start, 3),
-    'final_cross_entropy': float(last['cross_entropy']),
+    'final_cross_entropy': float(history.arrays()['cross_entropy'][-1]),
   }
   workdir.write(f'{name}/found.json', json.dumps(row, indent=1))
   return row
@@ -329,4 +336,4 @@ def _line(method: str, result: dict[str, Any]) -> str:
   ):
     if row.get(key) is not None:
       parts.append(f'{row[key]:.4g} {text}{times(key)}')
-  return f'compare: {method}: {", ".join(parts)}'
+  return f'{method}: {", ".join(parts)}'

@@ -9,7 +9,6 @@ not run has a row that says so.
 from __future__ import annotations
 
 import dataclasses
-import time
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from spnas_jax.config.routes import found_network, zoo_network
 from spnas_jax.config.workdir import (
   Workdir,
   differences,
-  fingerprint,
   stage_inputs,
 )
 from spnas_jax.core.console import say
@@ -33,12 +31,21 @@ from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks import zoo
 from spnas_jax.networks.architecture import Architecture, num_macs, num_params
 from spnas_jax.search.search_setup import load_table
+from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.run_setup import check_recipe, check_split
 from spnas_jax.training.trained import score_from_scratch
 
 STAGE = 'compare_zoo'
 FOUND, RANDOM = 'found', 'random_search'
 
+# Keys that a trained row depends on, beside its network and its seed.
+_RECIPE = (
+  'dataset',
+  'train',
+  'evaluate.split',
+  'space.batch_norm_momentum',
+  'space.batch_norm_epsilon',
+)
 # Epochs of ImageNet that the search for a network took, as the Single-Path NAS
 # paper puts it in Table 1; FBNet's are of a tenth of ImageNet.
 _SEARCH_EPOCHS = {
@@ -80,13 +87,12 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
   check_recipe(config, workdir, 'train')
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+def prepare(config: ConfigDict, workdir: Workdir) -> Task:
   """Trains and times the networks, one resumable row each.
 
   Raises:
     UserError: the device or the table cannot be used.
   """
-  check(config, workdir)
   c = config.compare_zoo
   device = open_device(config) if c.measure else None
   table = None if c.measure else load_table(config)
@@ -96,68 +102,56 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   shared = stage_inputs(
     config,
     'seed',
-    'dataset',
-    'train',
-    'evaluate.split',
-    'space.batch_norm_momentum',
-    'space.batch_norm_epsilon',
+    *_RECIPE,
     'profile',
     measured_on=device and device.describe()['device'],
   )
   inputs = {
     **shared,
     **stage_inputs(config, STAGE),
-    'table': table and fingerprint(dataclasses.asdict(table)),
+    'table': table and table.fingerprint(),
     'found': found and found.to_string(),
     **{
       stage: results.get(stage, {}).get('config_hash')
       for stage in ('search', RANDOM)
     },
   }
-  done = workdir.finished(STAGE, inputs)
-  if done is not None:
-    return done
-  workdir.claim(STAGE, shared)
-  start = time.monotonic()
-  luck = results.get(RANDOM)
-  why_not = _incomparable(config, luck)
-  known = [] if luck is None or why_not else luck['networks']
-  entries = _entries(config, found, results.get('search', {}))
-  rows = []
-  for entry in entries:
-    row = _trained(config, workdir, entry, known)
-    rows.append(row)
-    say(
-      f'compare_zoo: {len(rows)}/{len(entries)}  {entry.name} at width '
-      f'{entry.width:g}  top-1 {100 * row["top1"]:.2f}%  '
-      f'{row["params"]:,} parameters'
+
+  def compare() -> dict[str, Any]:
+    entries = _entries(config, found, results.get('search', {}))
+    luck = results.get(RANDOM)
+    why_not = _incomparable(config, luck)
+    rows = _train_all(config, workdir, entries, [] if why_not else luck)
+    times = _milliseconds(config, workdir, entries, device, table)
+    for row, ms in zip(rows, times, strict=True):
+      row['ms'] = ms
+      row['ms_kind'] = ms and ('measured' if device else 'predicted')
+    if found is None:
+      rows.append(_blank(FOUND, 'not run: --stage=search was not'))
+    rows.append(
+      _blank(RANDOM, f'not run: {why_not}') if why_not else _luck_row(luck)
     )
-  for row, ms in zip(
-    rows, _milliseconds(config, workdir, entries, device, table), strict=True
-  ):
-    row['ms'] = ms
-    row['ms_kind'] = ms and ('measured' if device else 'predicted')
-  if found is None:
-    rows.append(_blank(FOUND, 'not run: --stage=search was not'))
-  rows.append(
-    _luck_row(luck['networks'], luck['cost_epochs'])
-    if luck is not None and not why_not
-    else _blank(RANDOM, f'not run: {why_not}')
+    rows += [
+      _blank(name, 'not run: not in compare_zoo.networks')
+      for name in zoo.names()
+      if name not in c.networks
+    ]
+    say(spell(config, rows))
+    return {
+      'rows': rows,
+      'epochs': config.train.epochs,
+      'image_size': config.dataset.image_size,
+    }
+
+  return Task(
+    inputs,
+    compare,
+    claim=shared,
+    after=lambda: measuring.forget(STAGE, workdir),
   )
-  rows += [
-    _blank(name, 'not run: not in compare_zoo.networks')
-    for name in zoo.names()
-    if name not in c.networks
-  ]
-  result = {
-    'rows': rows,
-    'epochs': config.train.epochs,
-    'image_size': config.dataset.image_size,
-  }
-  say(spell(config, rows))
-  result = workdir.finish(STAGE, inputs, result, time.monotonic() - start)
-  measuring.forget(STAGE, workdir)
-  return result
+
+
+run = stage(STAGE, prepare, check)
 
 
 def _entries(
@@ -180,33 +174,39 @@ def _entries(
   return entries
 
 
-def _trained(
-  config: ConfigDict, workdir: Workdir, entry: Entry, known: list[dict]
-) -> dict[str, Any]:
-  """The row of a network; not trained again where a random search did it."""
-  text = entry.arch.to_string()
-  scores = next(
-    (
-      row
-      for row in known
-      if row['architecture'] == text and row['seed'] == config.seed
-    ),
-    None,
-  )
-  if scores is None:
-    scores = score_from_scratch(
+def _train_all(
+  config: ConfigDict, workdir: Workdir, entries: list[Entry], luck: Any
+) -> list[dict[str, Any]]:
+  """A row for each network; not trained again where a random search did it."""
+  known = {
+    row['architecture']: row
+    for row in (luck['networks'] if luck else ())
+    if row['seed'] == config.seed
+  }
+  rows = []
+  for entry in entries:
+    text = entry.arch.to_string()
+    scores = known.get(text) or score_from_scratch(
       config, workdir, STAGE, entry.arch, config.seed, None
     )
-  return {
-    **_blank(entry.name, 'done'),
-    'width': entry.width,
-    'top1': scores['top1'],
-    'top5': scores['top5'],
-    'params': num_params(entry.arch),
-    'macs': num_macs(entry.arch, config.dataset.image_size),
-    'search_epochs': entry.search_epochs,
-    'architecture': text,
-  }
+    rows.append(
+      {
+        **_blank(entry.name, 'done'),
+        'width': entry.width,
+        'top1': scores['top1'],
+        'top5': scores['top5'],
+        'params': num_params(entry.arch),
+        'macs': num_macs(entry.arch, config.dataset.image_size),
+        'search_epochs': entry.search_epochs,
+        'architecture': text,
+      }
+    )
+    say(
+      f'compare_zoo: {len(rows)}/{len(entries)}  {entry.name} at width '
+      f'{entry.width:g}  top-1 {100 * rows[-1]["top1"]:.2f}%  '
+      f'{rows[-1]["params"]:,} parameters'
+    )
+  return rows
 
 
 def _milliseconds(
@@ -241,24 +241,15 @@ def _incomparable(config: ConfigDict, luck: dict[str, Any] | None) -> str:
   """Why the random search's rows do not belong here; empty if they do."""
   if luck is None:
     return '--stage=random_search was not'
-  wanted = stage_inputs(
-    config,
-    'dataset',
-    'train',
-    'evaluate.split',
-    'space.batch_norm_momentum',
-    'space.batch_norm_epsilon',
-  )
+  wanted = stage_inputs(config, *_RECIPE)
   theirs = {key: luck['inputs'][key] for key in wanted if key in luck['inputs']}
   changed = differences(theirs, wanted)
   return f'random_search ran with another recipe ({changed})' if changed else ''
 
 
-def _luck_row(
-  networks_and_seeds: list[dict[str, Any]], cost_epochs: float
-) -> dict[str, Any]:
+def _luck_row(luck: Any) -> dict[str, Any]:
   """Mean and spread over the random networks, seeds averaged first."""
-  rows = [row for row in networks_and_seeds if row['kind'] == 'random']
+  rows = [row for row in luck['networks'] if row['kind'] == 'random']
   networks = {row['architecture'] for row in rows}
   row = {**_blank(RANDOM, 'done'), 'num_networks': len(networks)}
   for key, source in (
@@ -276,7 +267,7 @@ def _luck_row(
   return {
     **row,
     'ms_kind': 'predicted',
-    'search_epochs': cost_epochs,
+    'search_epochs': luck['cost_epochs'],
   }
 
 

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import time
 from typing import Any
 
 import jax
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import make_space
 from spnas_jax.config.routes import resolve_architecture
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.console import say
@@ -28,12 +26,12 @@ from spnas_jax.core.tpu_compiler import (
   try_batch,
 )
 from spnas_jax.search.search_setup import (
+  SearchProblem,
   create_state,
-  load_table,
   make_search,
-  resolve_target,
 )
 from spnas_jax.search.search_step import make_search_step
+from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.run_setup import image_shape, init_variables
 from spnas_jax.training.steps import make_train_step
 from spnas_jax.training.train_state import TrainState
@@ -46,31 +44,42 @@ SYNCHRONISED = (
 )
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-  """Stage `compile`."""
+def prepare(config: ConfigDict, workdir: Workdir) -> Task:
+  """Compiles `compile.step` for `compile.topology`.
+
+  Raises:
+    UserError: there is no such topology, or the batch does not split over it.
+  """
   c = config.compile
   devices = tpu_devices(c.topology)
-  recipe = config[c.step]
-  if recipe.batch_size % len(devices):
+  batch_size = config[c.step].batch_size
+  if batch_size % len(devices):
     raise UserError(
-      f'{c.step}.batch_size is {recipe.batch_size}, must be a multiple of the '
+      f'{c.step}.batch_size is {batch_size}, must be a multiple of the '
       f'{len(devices)} devices of {c.topology!r}'
     )
   extra: dict[str, Any] = {'libtpu': importlib.metadata.version('libtpu')}
   if c.step == 'train':
-    program, network = train_program(config, workdir)
-    extra['architecture'] = network
+    program, extra['architecture'] = train_program(config, workdir)
   else:
     program = search_program(config)
   inputs = stage_inputs(
     config, 'dataset', 'space', c.step, 'compile', versions=extra
   )
-  done = workdir.finished('compile', inputs)
-  if done is not None:
-    return done
-  start = time.monotonic()
+  return Task(
+    inputs, lambda: _compile(config, program, devices), _spell, claim={}
+  )
+
+
+run = stage('compile', prepare)
+
+
+def _compile(
+  config: ConfigDict, program: Program, devices: list[Any]
+) -> dict[str, Any]:
+  c = config.compile
+  recipe, kind = config[c.step], devices[0].device_kind
   share = recipe.batch_size // len(devices)
-  kind = devices[0].device_kind
   say(
     f'compile: {c.step} step, {share} images on each of {len(devices)} '
     f'{kind} devices'
@@ -83,26 +92,19 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     'global_batch': recipe.batch_size,
     'sync_batch_norm': recipe.sync_batch_norm,
     'dtype': recipe.dtype,
-    'libtpu': extra['libtpu'],
+    'libtpu': importlib.metadata.version('libtpu'),
     **describe(try_batch(program, devices, share), kind),
   }
   if recipe.sync_batch_norm:
     result['note'] = SYNCHRONISED.format(step=c.step)
-  _report(result)
   if c.find_largest_batch:
     result |= find_largest_batch((program,), devices, share)
-    say(
-      f'compile: largest batch that fits: {result["largest_batch_per_device"]} '
-      'images a device'
-    )
-  return workdir.finish('compile', inputs, result, time.monotonic() - start)
+  return result
 
 
 def search_program(config: ConfigDict) -> Program:
   """The search step of a configuration."""
-  space, table = make_space(config), load_table(config)
-  target_ms, _, _ = resolve_target(config, space, table)
-  search = make_search(config, space, table, target_ms)
+  search = make_search(config, SearchProblem.of(config))
   state = jax.eval_shape(functools.partial(create_state, search, config))
   return Program(
     make_search_step(search),
@@ -133,25 +135,27 @@ def train_program(config: ConfigDict, workdir: Workdir) -> tuple[Program, str]:
   return program, arch.to_string()
 
 
-def _report(r: dict[str, Any]) -> None:
+def _spell(r: dict[str, Any]) -> list[str]:
+  """The result in a few lines."""
   if r['temp_bytes_per_device'] is None:
     needed = r['needed_bytes_per_device']
     amount = '' if needed is None else f': {needed / GIB:.2f} GiB needed'
-    say(f'compile: {r["topology"]}: does not fit{amount}')
-    return
-  seconds = r['estimated_step_seconds']
-  memory = r['memory_bytes_per_device']
-  available = '' if memory is None else f' of {memory / GIB:.2f}'
-  verdict = 'fits' if r['fits'] else 'does not fit'
-  lasting = '' if seconds is None else f', {seconds:.3f} s a step'
-  say(
-    f'compile: {r["topology"]}, global batch {r["global_batch"]}, each device: '
-    f'{r["temp_bytes_per_device"] / GIB:.2f} GiB of temporaries, '
-    f'{r["peak_bytes_per_device"] / GIB:.2f}{available} GiB in all '
-    f'({verdict}); {r["num_all_reduces"]} all-reduces of '
-    f'{r["all_reduce_bytes"] / 1e6:.1f} MB; estimated '
-    f'{r["estimated_cycles"] / 1e6:.0f} M cycles{lasting}; compiled '
-    f'in {r["compile_seconds"]:.0f} s'
-  )
-  if 'note' in r:
-    say(f'compile: {r["note"]}')
+    lines = [f'{r["topology"]}: does not fit{amount}']
+  else:
+    seconds, memory = r['estimated_step_seconds'], r['memory_bytes_per_device']
+    available = '' if memory is None else f' of {memory / GIB:.2f}'
+    lasting = '' if seconds is None else f', {seconds:.3f} s a step'
+    lines = [
+      f'{r["topology"]}, global batch {r["global_batch"]}, each device: '
+      f'{r["temp_bytes_per_device"] / GIB:.2f} GiB of temporaries, '
+      f'{r["peak_bytes_per_device"] / GIB:.2f}{available} GiB in all '
+      f'({"fits" if r["fits"] else "does not fit"}); {r["num_all_reduces"]} '
+      f'all-reduces of {r["all_reduce_bytes"] / 1e6:.1f} MB; estimated '
+      f'{r["estimated_cycles"] / 1e6:.0f} M cycles{lasting}; compiled '
+      f'in {r["compile_seconds"]:.0f} s'
+    ]
+    lines += [r['note']] if 'note' in r else []
+  if 'largest_batch_per_device' in r:
+    largest = r['largest_batch_per_device']
+    lines.append(f'largest batch that fits: {largest} images a device')
+  return lines

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from spnas_jax.config.defaults import dataset_facts
 from spnas_jax.config.workdir import Workdir, stage_inputs
-from spnas_jax.core.console import say
 from spnas_jax.core.parallel import replicate
 from spnas_jax.models.convnet import ConvNet
+from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.run_setup import check_split
 from spnas_jax.training.scoring import (
   convnet_eval_step,
@@ -26,20 +26,27 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
   check_split(config)
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-  """Stage `evaluate`: the trained network's averaged weights on a split.
+def prepare(config: ConfigDict, workdir: Workdir) -> Task:
+  """The trained network's averaged weights on a split.
 
   Raises:
     UserError: nothing was trained in the workdir.
   """
-  check(config, workdir)
   inputs = stage_inputs(
     config, 'dataset', 'evaluate', trained=trained_hash(workdir)
   )
-  done = workdir.finished('evaluate', inputs)
-  if done is not None:
-    return done
-  start = time.monotonic()
+
+  def spell(result: dict[str, Any]) -> list[str]:
+    scores = spell_scores(result, dataset_facts(config).num_classes)
+    return [f'{scores} over {result["num_examples"]} {result["split"]} images']
+
+  return Task(inputs, lambda: _score(config, workdir), spell, claim={})
+
+
+run = stage('evaluate', prepare, check)
+
+
+def _score(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   arch, variables = load_trained(config, workdir)
   scores = score_split(
     convnet_eval_step(ConvNet(arch)),
@@ -47,13 +54,4 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     config,
     config.evaluate.split,
   )
-  say(
-    f'evaluate: {spell_scores(scores, arch.num_classes)} over '
-    f'{scores["num_examples"]} {config.evaluate.split} images'
-  )
-  return workdir.finish(
-    'evaluate',
-    inputs,
-    {**scores, 'split': config.evaluate.split},
-    time.monotonic() - start,
-  )
+  return {**scores, 'split': config.evaluate.split}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -20,12 +19,12 @@ from spnas_jax.config.workdir import (
   stage_inputs,
   versions,
 )
-from spnas_jax.core.console import say
 from spnas_jax.data import augmentation, input_pipeline, pixel_statistics
 from spnas_jax.export import int8_process, int8_ranges, tflite
 from spnas_jax.export.network import FILES, to_tflite
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.networks.architecture import Architecture
+from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.trained import load_trained, trained_hash
 
 SIDECAR_SCHEMA = 1
@@ -36,8 +35,8 @@ _CHECK_BATCH = 32
 _MOST_REL_DIFF = 1e-2
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-  """Stage `export`: writes three models and `model.json`, which describes them.
+def prepare(config: ConfigDict, workdir: Workdir) -> Task:
+  """Leaves three models and `model.json`, which describes them.
 
   Where the int8 model cannot be made or run, the others stay and the result
   says why.
@@ -48,10 +47,20 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   inputs = stage_inputs(
     config, 'seed', 'dataset', 'export', trained=trained_hash(workdir)
   )
-  done = workdir.finished('export', inputs)
-  if done is not None:
-    return done
-  start = time.monotonic()
+  return Task(
+    inputs,
+    lambda: _export(config, workdir, fingerprint(inputs)),
+    lambda result: spell_result(result, str(workdir / 'model.tflite')),
+    claim={},
+  )
+
+
+run = stage('export', prepare)
+
+
+def _export(
+  config: ConfigDict, workdir: Workdir, inputs_hash: str
+) -> dict[str, Any]:
   arch, variables = load_trained(config, workdir)
   models = make_models(config, arch, variables, ('float32', 'float16'))
   # Written before anything is tried that may go wrong.
@@ -78,10 +87,9 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   result['int8_error'] = int8.error or None
   result['int8_guessed_ranges'] = list(int8.guessed)
   sidecar = describe_models(config, arch, models)
-  sidecar['provenance']['inputs_hash'] = fingerprint(inputs)
+  sidecar['provenance']['inputs_hash'] = inputs_hash
   workdir.write('model.json', json.dumps(sidecar, indent=1) + '\n')
-  say('\n'.join(spell_result(result, str(workdir / 'model.tflite'))))
-  return workdir.finish('export', inputs, result, time.monotonic() - start)
+  return result
 
 
 def make_models(
@@ -167,22 +175,22 @@ def spell_result(result: dict[str, Any], path: str) -> list[str]:
       f'{100 * result["agreement_int8"]:.1f}%'
     )
   lines = [
-    f'export: {path}, {result["bytes"] / 1e6:.2f} MB (float16 '
+    f'{path}, {result["bytes"] / 1e6:.2f} MB (float16 '
     f'{result["bytes_fp16"] / 1e6:.2f}, int8 {int8}); logits within '
     f'{result["max_abs_diff"]:.1e} of JAX over {result["num_images"]} images'
   ]
   if result['max_rel_diff'] > _MOST_REL_DIFF:
     lines.append(
-      f'export: WARNING: the float32 logits are off by '
+      f'WARNING: the float32 logits are off by '
       f'{100 * result["max_rel_diff"]:.2g}% of their range; the file does not '
       'compute what the network does'
     )
   if result['int8_guessed_ranges']:
     layers = tuple(result['int8_guessed_ranges'])
-    lines.append(f'export: WARNING: {int8_ranges.NarrowRange(layers)}')
+    lines.append(f'WARNING: {int8_ranges.NarrowRange(layers)}')
   if result['int8_error'] is not None:
     lines.append(
-      f'export: WARNING: there is no int8 model: {result["int8_error"]}; the '
+      f'WARNING: there is no int8 model: {result["int8_error"]}; the '
       'float32 and float16 models are not touched by that'
     )
   return lines

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import time
 from typing import Any
 
 import numpy as np
@@ -27,6 +26,7 @@ from spnas_jax.latency.open_device import open_device
 from spnas_jax.latency.table import LatencyTable, network_keys
 from spnas_jax.latency.table_building import spell
 from spnas_jax.networks.architecture import Architecture
+from spnas_jax.stages.frame import Task, stage
 
 _BARE = 'bare network'
 
@@ -43,8 +43,8 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
     LatencyTable.load(config.latency_table)
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-  """Stage `profile`.
+def prepare(config: ConfigDict, workdir: Workdir) -> Task:
+  """Times what `export` left, and holds the prediction against it.
 
   Raises:
     UserError: nothing was exported, the table cannot be read, or the device
@@ -57,7 +57,6 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
       '--stage=export first'
     )
   device = open_device(config)
-  facts = device.describe()
   table = None
   if config.latency_table:
     table = LatencyTable.load(config.latency_table)
@@ -66,14 +65,26 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     'profile',
     'device',
     exported=fingerprint(exported['inputs']),
-    table=table and fingerprint(dataclasses.asdict(table)),
-    measured_on=facts['device'],
+    table=table and table.fingerprint(),
+    measured_on=device.describe()['device'],
   )
-  done = workdir.finished('profile', inputs)
-  if done is not None:
-    return done
-  workdir.claim('profile', inputs)
-  start = time.monotonic()
+  return Task(
+    inputs,
+    lambda: _measure(config, workdir, device, table),
+    lambda result: [spell_result(result)],
+    after=lambda: measuring.forget('profile', workdir),
+  )
+
+
+run = stage('profile', prepare, check)
+
+
+def _measure(
+  config: ConfigDict,
+  workdir: Workdir,
+  device: Device,
+  table: LatencyTable | None,
+) -> dict[str, Any]:
   arch, image_size, files = read_exported(workdir)
   beginnings = export_beginnings(arch, image_size)
   bare = beginnings.pop(_BARE)
@@ -88,27 +99,25 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   if not same_unit(operations, timings[_BARE].ms):
     say('profile: times of operations are left out: they are not in ms')
     operations = []
-  sizes = [len(tflite.operations(m)) for m in (*beginnings.values(), bare)]
-  result = {
+  layers: list[float] | None = None
+  if operations:
+    sizes = [len(tflite.operations(m)) for m in (*beginnings.values(), bare)]
+    layers = sum_operations(operations, sizes)
+  elif parts:
+    ends = [timings[name].ms for name in (*parts, _BARE)]
+    layers = np.diff(ends, prepend=0.0).tolist()
+  prediction = predict(table, device, arch, image_size, timings[_BARE].ms)
+  for i, layer in enumerate(prediction['layers']):
+    layer['measured_ms'] = layers and layers[i]
+  return {
     **file_times(timings),
-    **predict(table, device, arch, image_size, timings[_BARE].ms),
+    **prediction,
     'operations': [dataclasses.asdict(o) for o in operations],
-    **facts,
+    **device.describe(),
     'threads': device.threads,
     'conditions': device.conditions(),
     'protocol': measuring.protocol(device, config.profile),
   }
-  measured = sum_operations(operations, sizes) if operations else None
-  if parts:
-    measured = np.diff(
-      [timings[name].ms for name in (*parts, _BARE)], prepend=0.0
-    ).tolist()
-  for i, layer in enumerate(result['layers']):
-    layer['measured_ms'] = measured and measured[i]
-  say(f'profile: {spell_result(result)}')
-  result = workdir.finish('profile', inputs, result, time.monotonic() - start)
-  measuring.forget('profile', workdir)
-  return result
 
 
 def read_exported(

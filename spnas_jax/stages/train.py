@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,6 +13,7 @@ from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.models.torch_weights import load_torch
 from spnas_jax.search.search_record import load_inherited
+from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.run_setup import check_recipe
 from spnas_jax.training.trained import statistics_images, train_network
 
@@ -37,9 +37,12 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
     load_torch(config.train.init, arch)
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-  """Stage `train`."""
-  check(config, workdir)
+def prepare(config: ConfigDict, workdir: Workdir) -> Task:
+  """Leaves checkpoints and `train/architecture.json`.
+
+  Raises:
+    UserError: there is no network, or no weights to start from.
+  """
   arch = resolve_architecture(config, workdir)
   inputs = stage_inputs(
     config,
@@ -51,6 +54,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     # only, which are not used.
     style=[arch.activation, arch.padding, arch.batch_norm_epsilon],
   )
+  variables = None
   if config.train.init == 'inherit':
     supernet = workdir.results().get('search')
     if supernet is None:
@@ -59,27 +63,24 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
         'finished search; run --stage=search'
       )
     inputs['supernet'] = supernet['params_sha256']
-  variables = None
-  if config.train.init.endswith('.npz'):
+  elif config.train.init.endswith('.npz'):
     variables, inputs['weights_sha256'] = load_torch(config.train.init, arch)
-  done = workdir.finished('train', inputs)
-  if done is not None:
-    return done
-  if config.train.init == 'inherit':
-    variables = load_inherited(config, workdir, arch)
-  workdir.claim('train', inputs)
-  start = time.monotonic()
-  if adapted := adaptation(arch):
-    say(f'train: the network is adapted to the configuration: {adapted}')
-  state = train_network(config, workdir, 'train', arch, variables)
-  workdir.write('train/architecture.json', arch.to_json())
-  return workdir.finish(
-    'train',
-    inputs,
-    {
+
+  def train() -> dict[str, Any]:
+    weights = variables
+    if config.train.init == 'inherit':
+      weights = load_inherited(config, workdir, arch)
+    if adapted := adaptation(arch):
+      say(f'train: the network is adapted to the configuration: {adapted}')
+    state = train_network(config, workdir, 'train', arch, weights)
+    workdir.write('train/architecture.json', arch.to_json())
+    return {
       'steps': int(state.step),
       'architecture': arch.to_string(),
       'batch_norm_images': statistics_images(config, int(state.step)),
-    },
-    time.monotonic() - start,
-  )
+    }
+
+  return Task(inputs, train)
+
+
+run = stage('train', prepare, check)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import time
 from typing import Any
 
 import numpy as np
@@ -11,28 +9,29 @@ from ml_collections import ConfigDict
 from scipy import stats
 
 from spnas_jax.config.defaults import make_space
-from spnas_jax.config.workdir import Workdir, fingerprint, stage_inputs
+from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency import measuring
-from spnas_jax.latency.devices import Timing
+from spnas_jax.latency.devices import Device, Timing
 from spnas_jax.latency.entries import network_tflite
 from spnas_jax.latency.open_device import open_device
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.latency.table_building import (
   VALIDATION_STREAM,
   load_for,
-  random_networks,
 )
 from spnas_jax.networks.architecture import Architecture
+from spnas_jax.networks.sampling import random_networks
 from spnas_jax.networks.space import SearchSpace
+from spnas_jax.stages.frame import Task, stage
 
 # Mean absolute error, percent, up to which a table is called good and usable.
 _GOOD_PCT, _USABLE_PCT = 2.0, 5.0
 
 
-def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-  """Stage `validate_table`: measured against predicted, and a scatter plot.
+def prepare(config: ConfigDict, workdir: Workdir) -> Task:
+  """Measured against predicted, and a scatter plot.
 
   Raises:
     UserError: the table is of another device or size, or covers another space.
@@ -40,49 +39,61 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   device = open_device(config)
   table = load_for(config, device)
   inputs = stage_inputs(
-    config,
-    'seed',
-    'space',
-    'validate_table',
-    table=fingerprint(dataclasses.asdict(table)),
+    config, 'seed', 'space', 'validate_table', table=table.fingerprint()
   )
-  done = workdir.finished('validate_table', inputs)
-  if done is not None:
-    return done
-  space = make_space(config)
-  networks, repeated = choose_networks(config, space, table)
+  networks, repeated = choose_networks(config, make_space(config), table)
   predicted = {name: table.predict(arch) for name, arch in networks.items()}
-  workdir.claim('validate_table', inputs)
-  start = time.monotonic()
+
+  def validate() -> dict[str, Any]:
+    timings = _measure(config, workdir, device, table, {**networks, **repeated})
+    moved = drift(table, {name: timings[name] for name in repeated})
+    result = compare(table, predicted, timings, moved or 0.0)
+    result |= {
+      'drift_pct': moved,
+      'table': table.name,
+      'device': table.device,
+      'protocol': measuring.protocol(device, config.validate_table),
+      'conditions': device.conditions(),
+    }
+    return {**result, 'verdict': verdict(result)}
+
+  return Task(
+    inputs,
+    validate,
+    lambda result: [result['verdict']],
+    after=lambda: _leave(workdir),
+  )
+
+
+run = stage('validate_table', prepare)
+
+
+def _measure(
+  config: ConfigDict,
+  workdir: Workdir,
+  device: Device,
+  table: LatencyTable,
+  networks: dict[str, Architecture],
+) -> dict[str, Timing]:
+  say(f'validate_table: exporting {len(networks)} networks')
   rng = np.random.default_rng(config.seed)
-  say(f'validate_table: exporting {len(networks) + len(repeated)} networks')
   models = {
     name: network_tflite(arch, table.image_size, rng)
-    for name, arch in {**networks, **repeated}.items()
+    for name, arch in networks.items()
   }
-  timings = measuring.measure(
+  return measuring.measure(
     'validate_table', workdir, device, models, config.validate_table
   )
-  moved = drift(table, {name: timings[name] for name in repeated})
-  result = compare(table, predicted, timings, moved or 0.0)
-  result |= {
-    'drift_pct': moved,
-    'table': table.name,
-    'device': table.device,
-    'protocol': measuring.protocol(device, config.validate_table),
-    'conditions': device.conditions(),
-  }
-  result['verdict'] = verdict(result)
-  say(f'validate_table: {result["verdict"]}')
-  result = workdir.finish(
-    'validate_table', inputs, result, time.monotonic() - start
-  )
+
+
+def _leave(workdir: Workdir) -> None:
+  """The picture; the samples are not needed any more."""
   measuring.forget('validate_table', workdir)
   try:
+    result = workdir.results()['validate_table']
     workdir.write('validate_table.png', scatter_plot(result))
   except Exception as e:  # The numbers are there; the report draws it, too.
     say(f'validate_table: the picture is left out: {" ".join(str(e).split())}')
-  return result
 
 
 def choose_networks(

@@ -1,4 +1,4 @@
-"""Event files: what TensorBoard and the report's curves are drawn from."""
+"""Event files for TensorBoard."""
 
 from __future__ import annotations
 

@@ -19,7 +19,9 @@ from spnas_jax.core.console import say
 from spnas_jax.core.errors import Diverged
 from spnas_jax.core.parallel import replicate
 from spnas_jax.training.checkpoint import Checkpoints
-from spnas_jax.training.events import event_writer
+from spnas_jax.training.events import Write, event_writer
+from spnas_jax.training.history import History
+from spnas_jax.training.schedules import Length
 from spnas_jax.training.train_state import TrainState
 
 Describe = Callable[[dict[str, float]], str]
@@ -32,11 +34,10 @@ def run_steps(
   step_fn: Callable,
   batches_from: Callable[[int], Iterator[dict[str, Any]]],
   *,
-  total_steps: int,
-  steps_per_epoch: int,
+  length: Length,
   recipe: Any,
   describe: Describe,
-  on_log: Callable[[int, dict[str, np.ndarray]], None] | None = None,
+  history: History | None = None,
   finish: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
   """Runs a stage's steps from its newest checkpoint to the end.
@@ -47,13 +48,11 @@ def run_steps(
     state: fresh state at step 0.
     step_fn: pmapped (state, batch) -> (state, metrics).
     batches_from: step -> batches placed on the devices, starting there.
-    total_steps: where to end.
-    steps_per_epoch: for the log.
+    length: where to end.
     recipe: config section with `batch_size`, `log_every_steps` and
       `checkpoint_epochs`.
     describe: scalars of a step -> the middle of its log line.
-    on_log: called with (step, metrics) after each logged step; metrics may
-      hold arrays.
+    history: what was logged so far, where the caller wants to read it.
     finish: what the state goes through after the last step; the last
       checkpoint is of its result.
 
@@ -64,27 +63,30 @@ def run_steps(
     Diverged: the loss or a weight is not finite; names the step and the last
       good checkpoint.
   """
-  every = max(1, round(recipe.checkpoint_epochs * steps_per_epoch))
-  main_process = jax.process_index() == 0
+  every = max(1, length.steps(recipe.checkpoint_epochs))
+  total = length.total
   with contextlib.ExitStack() as stack:
     checkpoints = stack.enter_context(
       Checkpoints(workdir / stage / 'checkpoints')
     )
-    if checkpoints.latest is not None:
-      state = checkpoints.restore(state)
-      say(f'{stage}: resuming at step {int(state.step)} of {total_steps}')
-    else:
-      state = replicate(state)
+    state = _restored(stage, state, checkpoints, total)
     first = int(state.step)
     write_events = stack.enter_context(
-      event_writer(stage, workdir, main_process)
+      event_writer(stage, workdir, jax.process_index() == 0)
     )
-    progress = Progress(
-      stage, first, total_steps, steps_per_epoch, recipe.batch_size
+    log = Log(
+      stage,
+      first,
+      length,
+      recipe.batch_size,
+      describe,
+      history or History(workdir, stage),
+      write_events,
     )
-    batches = batches_from(first)
     metrics: Any = None
-    for step, batch in zip(range(first, total_steps), batches, strict=False):
+    for step, batch in zip(
+      range(first, total), batches_from(first), strict=False
+    ):
       before = metrics
       state, metrics = step_fn(state, batch)
       # One step runs, one waits. More of them gain nothing, and on a CPU with
@@ -92,29 +94,33 @@ def run_steps(
       # aborts the process after 40 seconds.
       jax.block_until_ready(before)
       done = step + 1
-      log = done % recipe.log_every_steps == 0 or done == total_steps
-      save = done % every == 0 or done == total_steps
-      if log or save:
+      logs = done % recipe.log_every_steps == 0 or done == total
+      saves = done % every == 0 or done == total
+      if logs or saves:
         values = jax.device_get(metrics)
         _check_finite(stage, done, 'loss', float(values['loss']), checkpoints)
-      if log:
-        scalars = {k: float(v) for k, v in values.items() if np.ndim(v) == 0}
-        scalars['images_per_second'] = progress.images_per_second(done)
-        write_events(done, scalars)
-        if on_log is not None:
-          on_log(done, values)
-        if main_process:
-          progress.show(done, describe(scalars))
-      if done == total_steps:
+      if logs:
+        log.write(done, values)
+      if done == total:
         state = finish(state)
-      if save:
-        # The loss is of the weights before the step, what is saved are those
-        # behind it.
+      if saves:
+        # The loss is of the weights before the step; saved are those after it.
         extreme = float(_largest(state))
         _check_finite(stage, done, 'largest weight', extreme, checkpoints)
         checkpoints.save(done, state)
-    if not total_steps and checkpoints.latest is None:
+    if not total and checkpoints.latest is None:
       checkpoints.save(0, state)  # Weights that were given, untouched.
+  return state
+
+
+def _restored(
+  stage: str, state: TrainState, checkpoints: Checkpoints, total: int
+) -> TrainState:
+  """The newest checkpoint, or the fresh state, on the devices."""
+  if checkpoints.latest is None:
+    return replicate(state)
+  state = checkpoints.restore(state)
+  say(f'{stage}: resuming at step {int(state.step)} of {total}')
   return state
 
 
@@ -142,16 +148,39 @@ def _check_finite(stage, step, name, value, checkpoints) -> None:
   )
 
 
-class Progress:
-  """Lines on stderr: step, what a stage says of it, speed, time to go."""
+class Log:
+  """Where a logged step goes: a line on stderr, history.npz, event files.
 
-  def __init__(self, stage, first, total, steps_per_epoch, batch_size):
-    self._stage, self._total = stage, total
-    self._steps_per_epoch, self._batch = steps_per_epoch, batch_size
-    self._mark = (first, time.monotonic())
-    self._rate = 0.0
+  A line says step, what a stage says of it, speed and time to go.
+  """
 
-  def images_per_second(self, step: int) -> float:
+  def __init__(
+    self,
+    stage: str,
+    first: int,
+    length: Length,
+    batch_size: int,
+    describe: Describe,
+    history: History,
+    write_events: Write,
+  ):
+    self._stage, self._length, self._batch = stage, length, batch_size
+    self._describe, self._history = describe, history
+    self._write_events = write_events
+    self._mark, self._rate = (first, time.monotonic()), 0.0
+
+  def write(self, step: int, metrics: dict[str, np.ndarray]) -> None:
+    """Notes the metrics of a step; those that are not scalars in history.npz
+    only."""
+    rate = self._images_per_second(step)
+    scalars = {k: float(v) for k, v in metrics.items() if np.ndim(v) == 0}
+    self._write_events(step, {**scalars, 'images_per_second': rate})
+    self._history.add(step, metrics)
+    if jax.process_index() == 0:
+      line = self._line(step, self._describe(scalars))
+      print(line, file=sys.stderr, flush=True)
+
+  def _images_per_second(self, step: int) -> float:
     """Since the last call; the first includes compilation."""
     then, clock = self._mark
     now = time.monotonic()
@@ -159,15 +188,14 @@ class Progress:
     self._mark = (step, now)
     return self._rate * self._batch
 
-  def show(self, step: int, text: str) -> None:
-    left = (self._total - step) / max(self._rate, 1e-9)
+  def _line(self, step: int, text: str) -> str:
+    left = (self._length.total - step) / max(self._rate, 1e-9)
     minutes, seconds = divmod(round(left), 60)
-    line = (
-      f'{self._stage}  step {step}/{self._total}'
-      f'  epoch {step / self._steps_per_epoch:.1f}  {text}'
+    return (
+      f'{self._stage}  step {step}/{self._length.total}'
+      f'  epoch {step / self._length.steps_per_epoch:.1f}  {text}'
       f'  {self._rate * self._batch:.0f} images/s  ETA {minutes}:{seconds:02d}'
     )
-    print(line, file=sys.stderr, flush=True)
 
 
 def take(batches: Iterator[Any], count: int) -> Iterator[Any]:

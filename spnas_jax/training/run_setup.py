@@ -13,6 +13,7 @@ from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS, check_divisible
 from spnas_jax.data import augmentation, datasets, input_pipeline
+from spnas_jax.training.schedules import Length, run_length
 
 MAX_STEPS = 2**31 - 1
 
@@ -28,6 +29,14 @@ def device_batches(config: ConfigDict, recipe: Any, seed: int, first: int):
       dtype=recipe.dtype,
     ),
     axis_name=AXIS,
+  )
+
+
+def length_of(config: ConfigDict, section: str) -> Length:
+  """Steps of a run under `config.search` or `config.train`."""
+  recipe = config[section]
+  return run_length(
+    recipe, dataset_facts(config).steps_per_epoch(recipe.batch_size)
   )
 
 

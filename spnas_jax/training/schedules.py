@@ -3,10 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 from jax import Array
+
+
+class Length(NamedTuple):
+  """How long a run is.
+
+  Attributes:
+    steps_per_epoch: full batches in one pass over the training images.
+    total: steps of the run; 0 where it has 0 epochs, else at least 1.
+  """
+
+  steps_per_epoch: int
+  total: int
+
+  def steps(self, epochs: float) -> int:
+    """Steps of so much of the run."""
+    return round(epochs * self.steps_per_epoch)
+
+
+def run_length(recipe: Any, steps_per_epoch: int) -> Length:
+  """Length of a run under a recipe's `epochs`."""
+  total = max(1, round(recipe.epochs * steps_per_epoch))
+  return Length(steps_per_epoch, total if recipe.epochs else 0)
 
 
 def learning_rate_schedule(
@@ -71,7 +94,7 @@ class Phases:
 
   @property
   def search(self) -> int:
-    """Steps behind the warm-up, at least 1."""
+    """Steps after the warm-up, at least 1."""
     return max(1, self.total - self.warm_up)
 
   def progress(self, step: Array) -> Array:

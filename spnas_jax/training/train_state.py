@@ -33,6 +33,11 @@ class TrainState(flax.struct.PyTreeNode):
   opt_state: Any
   controller: Any = ()
 
+  @property
+  def averaged(self) -> dict[str, Any]:
+    """{'params', 'batch_stats'}: the moving averages, for a model's `apply`."""
+    return {'params': self.ema_params, 'batch_stats': self.ema_batch_stats}
+
   @classmethod
   def create(
     cls,

@@ -8,7 +8,6 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts
 from spnas_jax.config.routes import read_architecture
 from spnas_jax.config.workdir import Workdir, fingerprint
 from spnas_jax.core.console import say
@@ -25,6 +24,7 @@ from spnas_jax.training.run_setup import (
   check_batch,
   device_batches,
   init_variables,
+  length_of,
 )
 from spnas_jax.training.schedules import learning_rate_schedule
 from spnas_jax.training.scoring import convnet_eval_step, score_split
@@ -35,9 +35,7 @@ from spnas_jax.training.train_state import TrainState
 def training_parts(config: ConfigDict, arch: Architecture):
   """(network, optimizer, learning rate by step) under `config.train`."""
   recipe = config.train
-  per_epoch = dataset_facts(config).steps_per_epoch(recipe.batch_size)
-  total = max(1, round(recipe.epochs * per_epoch))
-  schedule = learning_rate_schedule(recipe, per_epoch, total)
+  schedule = learning_rate_schedule(recipe, *length_of(config, 'train'))
   model = ConvNet(
     arch,
     dtype=recipe.dtype,
@@ -73,8 +71,7 @@ def train_network(
   recipe = config.train
   seed = config.seed if seed is None else seed
   check_batch('train', recipe.batch_size)
-  per_epoch = dataset_facts(config).steps_per_epoch(recipe.batch_size)
-  total = max(1, round(recipe.epochs * per_epoch)) if recipe.epochs else 0
+  length = length_of(config, 'train')
   model, optimizer, schedule = training_parts(config, arch)
   if variables is None:
     variables = init_variables(
@@ -98,8 +95,7 @@ def train_network(
     TrainState.create(variables, optimizer),
     pmap_step(step),
     lambda first: device_batches(config, recipe, seed, first),
-    total_steps=total,
-    steps_per_epoch=per_epoch,
+    length=length,
     recipe=recipe,
     describe=describe,
     finish=finish,
@@ -173,10 +169,12 @@ def load_trained(
   )
   with Checkpoints(workdir / 'train' / 'checkpoints') as checkpoints:
     state = checkpoints.restore(like)
-  stats = state.ema_batch_stats
+  variables = state.averaged
   if 'batch_norm_images' not in result and state.step:
-    stats = _statistics(config, model, state.ema_params, config.seed)
-  return arch, {'params': state.ema_params, 'batch_stats': stats}
+    variables['batch_stats'] = _statistics(
+      config, model, state.ema_params, config.seed
+    )
+  return arch, variables
 
 
 def score_from_scratch(
@@ -201,7 +199,7 @@ def score_from_scratch(
   state = train_network(config, workdir, name, arch, seed=seed)
   scores = score_split(
     convnet_eval_step(ConvNet(arch)),
-    {'params': state.ema_params, 'batch_stats': state.ema_batch_stats},
+    state.averaged,
     config,
     config.evaluate.split,
   )

@@ -29,17 +29,17 @@ def child(case: str) -> dict[str, float]:
 
   from spnas_jax import startup
   from spnas_jax.core.tpu_compiler import lower
-  from spnas_jax.latency.table import LatencyTable
   from spnas_jax.search.contestants import make_contestant, programs
+  from spnas_jax.search.search_setup import SearchProblem
 
   startup.prepare_jax()
   module, size, batch, *_ = CPU_CASES[case]
   config = importlib.import_module(f'configs.{module}').get_config()
   config.search.dtype = 'float32'
-  table = LatencyTable.load(config.latency_table)
+  problem = SearchProblem.of(config)
   config.dataset.image_size = size or config.dataset.image_size
   config.search.batch_size = batch or config.search.batch_size
-  (program,) = programs(make_contestant(config, table, 'single_path'), config)
+  (program,) = programs(make_contestant(config, problem, 'single_path'), config)
   wall, cpu = time.perf_counter(), time.process_time()
   lowered = lower(program, jax.devices(), config.search.batch_size)
   middle = time.perf_counter()

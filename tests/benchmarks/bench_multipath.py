@@ -23,6 +23,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 from spnas_jax import startup
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.search.contestants import make_contestant, num_trainable
+from spnas_jax.search.search_setup import SearchProblem
 from spnas_jax.stages.compare import price_here
 
 FACTORS = ('params', 'temp_bytes', 'peak_bytes', 'step_seconds')
@@ -44,8 +45,10 @@ def main() -> None:
   startup.prepare_jax()
   # Only the loss's runtime term reads it: its own resolution is 224 px.
   table = LatencyTable.load(config.latency_table)
+  problem = SearchProblem.of(config, table)
   contestants = [
-    make_contestant(config, table, method) for method in args.methods.split(',')
+    make_contestant(config, problem, method)
+    for method in args.methods.split(',')
   ]
   rows = price_here(contestants, config)
   for contestant in contestants:

@@ -22,13 +22,11 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 import jax
 
 from spnas_jax import startup
-from spnas_jax.config.defaults import make_space
 from spnas_jax.core.parallel import pmap_step, replicate
 from spnas_jax.search.search_setup import (
+  SearchProblem,
   create_state,
-  load_table,
   make_search,
-  resolve_target,
 )
 from spnas_jax.search.search_step import make_search_step
 from spnas_jax.training.run_setup import device_batches
@@ -46,9 +44,7 @@ def main() -> None:
 
   config = fashion_mnist.get_config()
   startup.prepare_jax()
-  space, table = make_space(config), load_table(config)
-  target_ms, _, _ = resolve_target(config, space, table)
-  search = make_search(config, space, table, target_ms)
+  search = make_search(config, SearchProblem.of(config))
   step = pmap_step(make_search_step(search))
   state: Any = replicate(create_state(search, config))
   real = device_batches(config, config.search, 0, 0)

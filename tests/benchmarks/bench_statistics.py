@@ -43,7 +43,6 @@ def networks() -> dict[str, str]:
 def measure(name: str, text: str, folder: Any) -> dict[str, Any]:
   """Top-1 and cross-entropy of one training, scored both ways."""
   from configs import fashion_mnist
-  from spnas_jax.config.defaults import dataset_facts
   from spnas_jax.config.routes import resolve_architecture
   from spnas_jax.config.workdir import Workdir
   from spnas_jax.core.parallel import pmap_step
@@ -51,7 +50,11 @@ def measure(name: str, text: str, folder: Any) -> dict[str, Any]:
   from spnas_jax.networks import zoo
   from spnas_jax.training.batch_norm import estimate_batch_stats
   from spnas_jax.training.loop import run_steps, take
-  from spnas_jax.training.run_setup import device_batches, init_variables
+  from spnas_jax.training.run_setup import (
+    device_batches,
+    init_variables,
+    length_of,
+  )
   from spnas_jax.training.scoring import convnet_eval_step, score_split
   from spnas_jax.training.steps import make_train_step
   from spnas_jax.training.train_state import TrainState
@@ -71,7 +74,6 @@ def measure(name: str, text: str, folder: Any) -> dict[str, Any]:
   variables = init_variables(
     model, config.dataset.image_size, arch.input_channels, config.seed
   )
-  per_epoch = dataset_facts(config).steps_per_epoch(recipe.batch_size)
 
   def batches(first):
     return device_batches(config, recipe, config.seed, first)
@@ -82,8 +84,7 @@ def measure(name: str, text: str, folder: Any) -> dict[str, Any]:
     TrainState.create(variables, optimizer),
     pmap_step(make_train_step(model, optimizer, schedule, recipe, config.seed)),
     batches,
-    total_steps=round(recipe.epochs * per_epoch),
-    steps_per_epoch=per_epoch,
+    length=length_of(config, 'train'),
     recipe=recipe,
     describe=lambda m: f'CE {m["cross_entropy"]:.3f}',
   )

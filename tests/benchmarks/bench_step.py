@@ -84,13 +84,11 @@ def our_steps(case: str):
   import jax
   import numpy as np
 
-  from spnas_jax.config.defaults import make_space
   from spnas_jax.core.parallel import pmap_step, replicate
-  from spnas_jax.latency.table import LatencyTable
   from spnas_jax.search.search_setup import (
+    SearchProblem,
     create_state,
     make_search,
-    resolve_target,
   )
   from spnas_jax.search.search_step import make_search_step
   from spnas_jax.training.run_setup import init_variables
@@ -102,14 +100,13 @@ def our_steps(case: str):
   config = importlib.import_module(f'configs.{module}').get_config()
   config.search.dtype = config.train.dtype = dtype
   # Resolved before the size is changed: a table is of one size.
-  space, table = make_space(config), LatencyTable.load(config.latency_table)
-  target_ms, _, _ = resolve_target(config, space, table)
+  problem = SearchProblem.of(config)
   config.dataset.image_size = size or config.dataset.image_size
   config.search.batch_size = batch or config.search.batch_size
-  search = make_search(config, space, table, target_ms)
+  search = make_search(config, problem)
   for key in set(config.train) & set(config.search):
     config.train[key] = config.search[key]
-  arch = space.largest
+  arch = problem.space.largest
   model, optimizer, schedule = training_parts(config, arch)
   variables = init_variables(
     model, config.dataset.image_size, arch.input_channels, 0

@@ -12,8 +12,7 @@ host memory a row.
   paper's four operations a layer, and over eight, as many as FBNet's own space
   has (kernel 3 and 5, expansion 1, 2, 3 and 6; FBNet's second expansion of 1 is
   a grouped one), each beside the skip; in bfloat16 and in float32.
-* layers: the single path with equal layers scanned, and rematerialised, as
-  bench_scan measures them on a CPU.
+* remat: the single path rematerialised (`search.remat`).
 
 Estimates leave collectives and the input pipeline out. Needs libtpu
 (requirements-tpu.txt). Prints one JSON object.
@@ -43,7 +42,7 @@ from spnas_jax.search.contestants import (
   num_trainable,
   programs,
 )
-from tests.benchmarks.bench_scan import program_for
+from spnas_jax.search.search_setup import SearchProblem
 
 SHARE = 128
 PAPER, WIDE = (3, 6), (1, 2, 3, 6)
@@ -57,21 +56,20 @@ class Row:
   method: str = 'single_path'
   dtype: str = 'bfloat16'
   expansions: tuple[int, ...] = PAPER
-  layers: str = 'unrolled'  # bench_scan.VARIANTS
+  remat: bool = False
 
   @property
   def key(self) -> str:
     operations = 2 * len(self.expansions)
     topology = self.topology.replace(':', '-')
     key = f'{topology}_{self.method}_{operations}_{self.dtype}'
-    return key if self.layers == 'unrolled' else f'{key}_{self.layers}'
+    return f'{key}_remat' if self.remat else key
 
 
 ROWS = (
   Row('v2:2x2'),
   Row('v2:2x2', dtype='float32'),
-  Row('v2:2x2', layers='scanned'),
-  Row('v2:2x2', layers='remat'),
+  Row('v2:2x2', remat=True),
   Row('v2:2x2', 'fbnet'),
   Row('v2:2x2', 'fbnet', 'float32'),
   Row('v2:2x2', 'fbnet', expansions=WIDE),
@@ -105,15 +103,12 @@ def price(row: Row) -> dict[str, Any]:
   """Compiles a row; the programs of a method are an object each."""
   config = imagenet_search.get_config()
   config.space.expansions = row.expansions
-  config.search.dtype = row.dtype
+  config.search.update(dtype=row.dtype, remat=row.remat)
   devices = tpu_devices(row.topology, 'topology')
   config.search.batch_size = SHARE * len(devices)
-  contestant = make_contestant(
-    config, table_for(config, row.expansions), row.method
-  )
+  problem = SearchProblem.of(config, table_for(config, row.expansions))
+  contestant = make_contestant(config, problem, row.method)
   own = programs(contestant, config)
-  if row.layers != 'unrolled':
-    own = [program_for(config, row.layers)]
   kind = devices[0].device_kind
   return {
     **dataclasses.asdict(row),

@@ -23,6 +23,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from configs import imagenet_search
+from spnas_jax.config.defaults import make_space
 from spnas_jax.core.tensorflow_setup import load_tensorflow
 from spnas_jax.export import tflite
 from spnas_jax.export.network import to_tflite
@@ -30,7 +32,6 @@ from spnas_jax.latency.entries import random_variables
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.networks import zoo
 from spnas_jax.networks.architecture import Architecture
-from spnas_jax.networks.space import imagenet_space
 
 BATCH_SIZE = 2
 IMAGE_SIZES = (224, 160, 97)
@@ -41,7 +42,9 @@ TOLERANCE = 1e-4
 
 def random_networks(count: int) -> dict[str, tuple[Architecture, int]]:
   """Name -> (network, image size)."""
-  space = imagenet_space(kernels=(3, 5, 7))
+  config = imagenet_search.get_config()
+  config.space.kernels = (3, 5, 7)
+  space = make_space(config)
   space = dataclasses.replace(
     space,
     stages=tuple(

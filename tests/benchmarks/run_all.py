@@ -52,17 +52,6 @@ def compile_(r: dict[str, Any]) -> Figures:
     )
 
 
-def scan(r: dict[str, Any]) -> Figures:
-  base = r['variants']['unrolled']['step_ms']
-  for name, own in r['variants'].items():
-    yield (
-      f'search step, imagenet_224, layers {name}',
-      f'compile {own["compile_s"]:.1f} s wall, {own["compile_cpu_s"]:.1f} s '
-      f'CPU, a step {own["step_ms"] / base:.2f} times the unrolled one, '
-      f'{own["temp_bytes"] / 2**20:.0f} MiB of temporaries',
-    )
-
-
 def pipeline(r: dict[str, Any]) -> Figures:
   yield (
     'Fashion-MNIST search step: with input pipeline / data on the device',
@@ -130,11 +119,7 @@ def tpu(r: dict[str, Any]) -> Figures:
       f'TPU compiler, {row["method"]}, {2 * len(row["expansions"])} operations '
       f'a layer and the skip, {row["dtype"]}, {row["topology"]} '
       f'({row["num_devices"]} devices), {r["images_per_device"]} images each'
-      + (
-        f', {row["layers"]}'
-        if row.get('layers', 'unrolled') != 'unrolled'
-        else ''
-      )
+      + (', rematerialised' if row.get('remat') else '')
     )
     own = row['programs']
     if not all(program['fits'] for program in own):
@@ -164,7 +149,6 @@ def tpu(r: dict[str, Any]) -> Figures:
 SCRIPTS: dict[str, Callable[[dict[str, Any]], Figures]] = {
   'bench_step': step,
   'bench_compile': compile_,
-  'bench_scan': scan,
   'bench_pipeline': pipeline,
   'bench_depthwise': depthwise,
   'bench_multipath': multipath,

@@ -40,6 +40,7 @@ from spnas_jax.config.defaults import default_config, make_space
 from spnas_jax.config.workdir import Workdir, fingerprint, stage_inputs
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.architecture import Architecture
+from spnas_jax.search.search_setup import SearchProblem
 from spnas_jax.stages.random_search import draw
 from spnas_jax.training.trained import score_from_scratch
 
@@ -354,7 +355,8 @@ def random_networks(config: ConfigDict, share: float) -> list[Architecture]:
   middle = share * table.limits(space)[1] * (1 - config.search.slack / 2)
   rng = np.random.default_rng(round(100 * share))
   band = config.search.slack / 2 / (1 - config.search.slack / 2)
-  return draw(space, table, middle, band, NUM_RANDOM, rng)
+  problem = SearchProblem.of(config, table)
+  return draw(problem, middle, band, NUM_RANDOM, rng)
 
 
 def _ranking(row, config, workdir, results):

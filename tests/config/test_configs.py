@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_run
+from authors import imagenet_space
 
 from spnas_jax import stage_runs, startup
 from spnas_jax.config import defaults as config_lib
@@ -24,12 +25,7 @@ from spnas_jax.config.defaults import dataset_facts, make_space
 from spnas_jax.core.errors import UserError
 from spnas_jax.data import datasets, pixel_statistics
 from spnas_jax.networks import zoo
-from spnas_jax.networks.space import imagenet_space
-from spnas_jax.search.search_setup import (
-  load_table,
-  make_search,
-  resolve_target,
-)
+from spnas_jax.search.search_setup import SearchProblem, make_search
 from spnas_jax.training.schedules import learning_rate_schedule
 from spnas_jax.training.trained import training_parts
 
@@ -60,9 +56,7 @@ def get(path, variant, tmp_path):
 
 
 def searching(config):
-  space, table = make_space(config), load_table(config)
-  target_ms, _, _ = resolve_target(config, space, table)
-  return make_search(config, space, table, target_ms)
+  return make_search(config, SearchProblem.of(config))
 
 
 # --- all of them --------------------------------------------------------------

@@ -34,10 +34,10 @@ from spnas_jax.networks.block import (
   Block,
 )
 from spnas_jax.search.search_setup import (
+  SearchProblem,
   check_phases,
   create_state,
   make_search,
-  resolve_target,
 )
 from spnas_jax.search.search_step import make_search_step
 from spnas_jax.training.run_setup import check_batch, check_data, image_shape
@@ -97,12 +97,12 @@ def prepare(config):
   datasets.check(config.dataset)
   space = make_space(config)
   table = tiny.table(space, config.dataset.image_size)
-  target_ms, _, _ = resolve_target(config, space, table)
+  problem = SearchProblem.of(config, table)
   for section in ('search', 'train'):
     check_batch(section, config[section].batch_size)
     check_data(config, section)
   check_phases(config)
-  search = make_search(config, space, table, target_ms)
+  search = make_search(config, problem)
   for step in (0, search.phases.total):
     rate = search.learning_rate(step)
     assert rate >= 0 or not math.isfinite(rate)

@@ -7,11 +7,12 @@ import pathlib
 import numpy as np
 import pytest
 import tiny
+from authors import imagenet_space
 
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency.table import LatencyTable, Positional
 from spnas_jax.networks import zoo
-from spnas_jax.networks.space import Choice, SearchSpace, Stage, imagenet_space
+from spnas_jax.networks.space import Choice, SearchSpace, Stage
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PIXEL1 = LatencyTable.load(ROOT / 'latency' / 'pixel1.json')

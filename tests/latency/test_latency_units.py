@@ -14,7 +14,7 @@ from spnas_jax.latency import units as latency_units
 from spnas_jax.latency.devices import OperationTime
 from spnas_jax.latency.table import LatencyTable, network_keys
 from spnas_jax.networks.architecture import Architecture, num_macs
-from spnas_jax.search.search_setup import resolve_target
+from spnas_jax.search.search_setup import SearchProblem
 from spnas_jax.stages.profile import same_unit
 
 TABLES = pathlib.Path(__file__).resolve().parents[2] / 'latency'
@@ -103,7 +103,7 @@ def test_targets_in_another_unit_say_so(factor, said):
   table = tiny.table(space)
   _, high = table.limits(space)
   with pytest.raises(UserError, match=r'search\.target_ms is') as error:
-    resolve_target(tiny.config(target_ms=factor * high), space, table)
+    SearchProblem.of(tiny.config(target_ms=factor * high), table)
   if said is None:
     assert 'looks like' not in str(error.value)
   else:

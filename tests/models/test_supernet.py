@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from authors import imagenet_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,7 +21,7 @@ from spnas_jax.models.supernet import (
   layer_name,
 )
 from spnas_jax.networks.architecture import num_params
-from spnas_jax.networks.space import Choice, imagenet_space
+from spnas_jax.networks.space import Choice
 from spnas_jax.search.gates import FORMULATIONS
 from spnas_jax.training.objective import cross_entropy
 

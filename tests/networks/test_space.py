@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 import tiny
+from authors import imagenet_space
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,6 @@ from spnas_jax.networks.space import (
   Gate,
   SearchSpace,
   Stage,
-  imagenet_space,
 )
 
 

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from authors import imagenet_space
 from tiny_gates import SPACE, decision_of, kernels_of, with_thresholds
 
 from spnas_jax.models.supernet import layer_name
-from spnas_jax.networks.space import imagenet_space
 from spnas_jax.search.gates import FORMULATIONS, decide
 
 

@@ -31,6 +31,7 @@ from spnas_jax.search.projection import (
   project_likelihoods,
 )
 from spnas_jax.search.runtime import RuntimeModel
+from spnas_jax.search.search_setup import SearchProblem
 
 SPACE = tiny.space()
 COUNT = int(num_paths(SPACE).sum())
@@ -265,7 +266,8 @@ def small_config():
 @functools.cache
 def contestant(method):
   c = small_config()
-  return make_contestant(c, tiny.table(make_space(c), 8), method)
+  problem = SearchProblem.of(c, tiny.table(make_space(c), 8))
+  return make_contestant(c, problem, method)
 
 
 def test_parameters_are_those_of_every_candidate():

@@ -8,11 +8,12 @@ import pathlib
 import numpy as np
 import pytest
 import tiny
+from authors import imagenet_space
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spnas_jax.latency.table import LatencyTable
-from spnas_jax.networks.space import Choice, imagenet_space
+from spnas_jax.networks.space import Choice
 from spnas_jax.search.projection import (
   BINS,
   GRAIN,

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
+from authors import imagenet_space
 
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.models.superkernel import channel_scale, superkernel
 from spnas_jax.networks import zoo
-from spnas_jax.networks.space import Choice, SearchSpace, Stage, imagenet_space
+from spnas_jax.networks.space import Choice, SearchSpace, Stage
 from spnas_jax.search.runtime import RuntimeModel
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]

@@ -12,6 +12,7 @@ from spnas_jax.config.rules import check
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency.table import LatencyTable
+from spnas_jax.search.search_setup import SearchProblem
 from spnas_jax.stage_runs import STAGES
 from spnas_jax.stages import compare
 
@@ -66,12 +67,13 @@ def test_a_whole_search_meets_the_target_and_is_not_repeated(config, tmp_path):
   config.search.log_every_steps = 2
   config.compare.epochs = 2.0
   workdir = Workdir(tmp_path / 'run')
-  row = compare.search_once(config, workdir, table, 'fbnet')
+  problem = SearchProblem.of(config)
+  row = compare.search_once(config, workdir, problem, 'fbnet')
   assert row['search_steps'] == 8 and row['cost_epochs'] == 2.0
   assert low <= row['predicted_ms'] <= config.search.target_ms
   path = workdir / 'compare' / 'fbnet' / 'found.json'
   path.write_text(json.dumps({**row, 'search_steps': -1}))
-  assert compare.search_once(config, workdir, table, 'fbnet') == {
+  assert compare.search_once(config, workdir, problem, 'fbnet') == {
     **row,
     'search_steps': -1,
   }

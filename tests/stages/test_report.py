@@ -175,8 +175,8 @@ def test_a_missing_stage_leaves_its_command(
   ('files', 'pictures'),
   [
     ('search/supernet.npz', ['gates', 'superkernels']),
-    ('search/events', ['search_learning', 'search_runtime']),
-    ('train/events', ['train_learning']),
+    ('search/history.npz', ['search_learning', 'search_runtime']),
+    ('train/history.npz', ['train_learning']),
     ('latency_table.json', ['layer_times']),
     ('architecture.json', ['network', 'layer_times', 'superkernels']),
   ],

@@ -14,14 +14,10 @@ from spnas_jax.config.defaults import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.architecture import Architecture
-from spnas_jax.report.history import read_curves
-from spnas_jax.search.search_record import (
-  finished_search,
-  last_of_each_step,
-  load_history,
-)
+from spnas_jax.search.search_record import finished_search
 from spnas_jax.stages import search
 from spnas_jax.training.batch_norm import estimate_batch_stats
+from spnas_jax.training.history import History
 from spnas_jax.training.loop import take
 from spnas_jax.training.run_setup import device_batches
 
@@ -155,7 +151,7 @@ def test_a_fixed_lambda_needs_no_target(gates, tmp_path):
   assert result['projected_layers'] == 0
   assert result['predicted_ms'] == result['raw_decode_ms']
   assert result['steps'] == 4
-  history = last_of_each_step(load_history(workdir))
+  history = History(workdir, 'search').arrays()
   np.testing.assert_array_equal(history['lambda'], [0, 0, 5, 5])
   for name, values in history.items():
     assert np.isfinite(values).all(), name
@@ -164,15 +160,14 @@ def test_a_fixed_lambda_needs_no_target(gates, tmp_path):
 
 
 def test_logs_every_scalar_of_every_logged_step(found):
-  """The event files that TensorBoard shows, and the history of the gates."""
+  """The history that the report draws, with all gates, and event files."""
   workdir, result = found
   steps = [4, 8, 12, 16]
-  curves = read_curves(workdir / 'search' / 'events')
-  for name in ('cross_entropy', 'runtime_ms', 'lambda', 'loss', 'accuracy'):
-    np.testing.assert_array_equal(curves[name].steps, steps)
-    assert np.isfinite(curves[name].values).all()
-  history = last_of_each_step(load_history(Workdir(workdir)))
+  history = History(Workdir(workdir), 'search').arrays()
   np.testing.assert_array_equal(history['step'], steps)
+  for name in ('cross_entropy', 'runtime_ms', 'lambda', 'loss', 'accuracy'):
+    assert np.isfinite(history[name]).all() and history[name].shape == (4,)
+  assert list((workdir / 'search' / 'events').glob('events.out.tfevents.*'))
   gates = len(make_space(tiny_run.config()).gates)
   assert history['logit'].shape == (len(steps), gates)
   last = float(history['cross_entropy'][-1])

@@ -17,8 +17,8 @@ from spnas_jax.data.input_pipeline import test_images as first_test_images
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.networks import zoo
 from spnas_jax.networks.architecture import Architecture
-from spnas_jax.report.history import read_curves
 from spnas_jax.stages import evaluate, search, train
+from spnas_jax.training.history import History
 from spnas_jax.training.trained import load_trained
 
 CHANCE = 0.1
@@ -154,8 +154,7 @@ def first_accuracies(folder, config, init) -> float:
   if 'train' in workdir.results():
     workdir.record('train', None)
   train.run(config, workdir)
-  curve = read_curves(folder / 'train' / 'events')['accuracy']
-  return float(curve.values.mean())
+  return float(History(workdir, 'train').arrays()['accuracy'].mean())
 
 
 def test_inherited_weights_start_above_chance(learned):

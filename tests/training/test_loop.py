@@ -12,7 +12,11 @@ from refusals import refused
 from spnas_jax import cli
 from spnas_jax.config import defaults as config_lib
 from spnas_jax.config.workdir import Workdir
-from spnas_jax.search.search_setup import create_state, make_search
+from spnas_jax.search.search_setup import (
+  SearchProblem,
+  create_state,
+  make_search,
+)
 from spnas_jax.stages import evaluate, search
 from spnas_jax.training.checkpoint import Checkpoints
 
@@ -65,7 +69,8 @@ def test_weights_that_diverge_behind_a_good_loss_are_not_saved(
 def restored(config, folder):
   space = config_lib.make_space(config)
   table = tiny.table(space, config.dataset.image_size)
-  state = create_state(make_search(config, space, table, 2.0), config)
+  search = make_search(config, SearchProblem.of(config, table))
+  state = create_state(search, config)
   path = Workdir(folder) / 'search' / 'checkpoints'
   with Checkpoints(path) as checkpoints:
     return checkpoints.restore(state)
