@@ -6,15 +6,15 @@
     --config.latency_table=runs/cifar10/latency_table.json
 
 The first command times the space's operations on this machine; the target is
-half-way between the fastest and the slowest network unless
---config.search.target_ms says more. Twelve layers, 140,000 to 740,000
+half-way between the fastest and the slowest network unless you set
+--config.search.target_ms. Twelve layers, 140,000 to 740,000
 parameters, 14 to 89 M multiply-adds.
 
-Needs: cifar10 prepared by tfds (`tfds build cifar10 --data_dir=data`, 163 MB to
-download), which needs a network once.
-Hardware: one GPU or TPU; on two CPU cores for a try only, with fewer
+Needs: cifar10 prepared by tfds (`tfds build cifar10 --data_dir=data`), which
+downloads 163 MB once.
+Hardware: one GPU or TPU; two CPU cores only to try it out, with fewer
 `search.epochs` and `train.epochs`.
-Expected: 5,850 steps of search, 78,000 of training. Not run here on CIFAR-10,
+Expected: 5,850 search steps, 78,000 training steps. Not run here on CIFAR-10,
 so there is no accuracy to expect yet.
 """
 
@@ -37,7 +37,7 @@ def get_config() -> ConfigDict:
   config.space.layers = (3, 3, 3, 3)
   config.space.strides = (1, 2, 2, 1)
   config.space.head_channels = 640
-  # Thousands of steps: the reference's averages settle.
+  # The reference's value: over thousands of steps the averages settle.
   config.space.batch_norm_momentum = 0.99
 
   config.search.epochs = 30.0

@@ -39,6 +39,6 @@ def get_config():
   config.evaluate.batch_size = 500
 
   # About as many multiply-adds as the space's largest network: some 20 minutes
-  # a row on two idle cores. At width 1.0 it is ten times the multiply-adds.
+  # for each network on two idle cores. Width 1.0 has ten times as many.
   config.compare_zoo.widths = (0.25,)
   return config

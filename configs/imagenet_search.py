@@ -4,7 +4,7 @@
     --workdir=gs://BUCKET/imagenet80 --config.dataset.data_dir=gs://BUCKET/tfds
 
 Other targets: --config.search.target_ms=70, from 30.7 to 131.4 ms. Without
---stage=search it goes on to train, export and report what it found
+--stage=search it continues: it trains, exports and reports what it found
 (configs/imagenet_train.py says what that takes).
 
 Formulations, as in --config=configs/imagenet_search.py:official
@@ -16,10 +16,10 @@ Formulations, as in --config=configs/imagenet_search.py:official
              float32. It has no target: λ has to be tuned by hand
              (--config.search.lambda_, 20 here).
   :paper     As printed: squared norms, dropout in the first six epochs. The
-             paper does not print λ; this is that of the authors' code.
+             paper does not print λ; this one is from the authors' code.
 
-The last two start saturated (see spnas_jax/search/gates.py): shorter schedules
-or smaller batches may never leave the largest network.
+The last two start saturated (see spnas_jax/search/gates.py): with shorter
+schedules or smaller batches they may never leave the largest network.
 
 Needs: imagenet2012 prepared by tfds (`tfds build imagenet2012`, which asks for
 the archives, 144 GB downloaded by hand), and 2 GB of host memory for shuffling.
@@ -28,8 +28,8 @@ gate samples are per core as in the reference). On one GPU lower
 `search.batch_size`; the learning rate is per 256 images and follows. bfloat16
 only pays on accelerators: --config.search.dtype=float32 on a CPU.
 Expected: 10,008 steps. The paper's own search: 3.75 h on a TPUv2-8 for a
-network of 79.48 ms. Not run here on ImageNet; what is tested here are its
-numbers of steps, its schedule, its space and that it runs on made-up records.
+network of 79.48 ms. Not run here on ImageNet. The tests check the number of
+steps, the schedule and the space, and that it runs on made-up records.
 """
 
 from ml_collections import ConfigDict
@@ -76,7 +76,7 @@ def get_config(variant: str = '') -> ConfigDict:
   config.train.dtype = 'bfloat16'
   config.evaluate.batch_size = 1024
 
-  # Table 1 of the paper. Milliseconds are the Pixel 1's, where they are known.
+  # Table 1 of the paper, with the Pixel 1's milliseconds where they are known.
   config.compare_zoo.networks = (
     'mobilenet_v2',
     'mnasnet_b1',
@@ -110,7 +110,7 @@ def set_space(config: ConfigDict) -> None:
 
 
 def set_recipe(recipe: ConfigDict) -> None:
-  """What MnasNet's schedule is for searching and training alike."""
+  """MnasNet's recipe, for searching and training alike."""
   recipe.batch_size = 1024
   recipe.optimizer = 'rmsprop'
   recipe.learning_rate = 0.016

@@ -9,7 +9,7 @@ Trains the network that the paper found; any other zoo network with
 --config.architecture='' for the one that configs/imagenet_search.py left in the
 workdir.
 
-Later recipes' extras are off: --config.dataset.randaugment_operations=2,
+Extras of later recipes are off: --config.dataset.randaugment_operations=2,
 --config.train.mixup=0.2, --config.train.random_erasing=0.25,
 --config.train.optimizer=adamw, --config.train.schedule=cosine.
 
@@ -21,8 +21,7 @@ learning rate is per 256 images and follows.
 Expected: 437,850 steps. Paper: 74.96% top-1, 92.21% top-5 for Single-Path NAS;
 on the same schedule MobileNetV2 73.59, MnasNet-B1 74.61, ProxylessNAS-R 74.65,
 FBNet-B 73.70. Others who trained the same network: timm 74.09, imgclsmob 74.90.
-Not run here on ImageNet; what is tested here are its numbers of steps and its
-schedule.
+Not run here on ImageNet. The tests check the number of steps and the schedule.
 """
 
 from ml_collections import ConfigDict
