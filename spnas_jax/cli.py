@@ -48,7 +48,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   lock_config=True,
 )
 _WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Folder of this run; a bucket path (gs://...) will do.'
+  'workdir', None, 'Folder of this run, or a bucket path (gs://...).'
 )
 
 
@@ -76,7 +76,7 @@ def parse_flags(argv: list[str]) -> list[str]:
 
 
 def _with_config_paths(argv: list[str]) -> list[str]:
-  """The arguments with shipped configurations' names as their paths."""
+  """The arguments, with names of shipped configurations replaced by paths."""
   words = list(argv)
   for i, word in enumerate(words):
     flag, equals, value = word.partition('=')
@@ -122,17 +122,17 @@ def guarded(call, *args):
     print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
     sys.exit(2 if isinstance(e, UserError) else 1)
   except KeyboardInterrupt:
-    print('stopped; the same command goes on from here', file=sys.stderr)
+    print('stopped; the same command continues from here', file=sys.stderr)
     sys.exit(130)
 
 
 def use_huge_pages() -> None:
   """Starts this process again with glibc asking for huge pages.
 
-  A step allocates and frees some hundred MB on a CPU; with larger pages it took
-  a quarter less time on two cores, two fifths less on one (docs/search.md). The
-  switch is read before a process starts. Where the variable is set already,
-  whatever to, and on other systems nothing happens.
+  A step allocates and frees hundreds of MB on a CPU. With larger pages it took
+  a quarter less time on two cores, two fifths less on one core
+  (docs/lab/speed_log.md). The switch is read before a process starts. If the
+  variable is already set, to any value, and on other systems nothing happens.
   """
   if platform.libc_ver()[0] == 'glibc' and 'GLIBC_TUNABLES' not in os.environ:
     os.environ['GLIBC_TUNABLES'] = 'glibc.malloc.hugetlb=1'
@@ -143,7 +143,7 @@ def use_huge_pages() -> None:
 def main() -> None:
   use_huge_pages()
   for name in ('stage', 'config', 'workdir'):
-    # --help tells the flags of the program, whatever file they are in.
+    # --help lists the program's flags, whatever file they are in.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
   app.run(
     lambda argv: guarded(run, argv),

@@ -39,7 +39,7 @@ _READ_PIXELS = {
   'compare',
   'ablate',
 }
-# What the stage 'all' is.
+# The stages that 'all' runs.
 ALL = ('search', 'train', 'evaluate', 'export', 'profile', 'report')
 
 
@@ -49,18 +49,18 @@ def run(stage: str, config: ConfigDict, workdir: str) -> Any:
   Args:
     stage: one of `STAGES`, or 'all'.
     config: see `load_config`.
-    workdir: folder of the run; a bucket path will do.
+    workdir: folder of the run, or a bucket path.
 
   Returns:
-    The result of the stage, what results.json holds of it; of 'all' the last
-    stage's.
+    The result of the stage, as results.json holds it; for 'all', that of the
+    last stage.
 
   Raises:
     UserError: the stage, the configuration or the workdir cannot be used.
   """
   if stage not in ('all', *STAGES):
     raise UserError(f'--stage is {stage!r}, allowed: all, {", ".join(STAGES)}')
-  from spnas_jax import startup  # JAX: a wrong flag is told without it.
+  from spnas_jax import startup  # JAX: a wrong flag needs none.
 
   config, folder = startup.start(config, workdir)
   folder.lock()
@@ -73,7 +73,7 @@ def run(stage: str, config: ConfigDict, workdir: str) -> Any:
 def run_stages(names: Iterable[str], config: ConfigDict, workdir: Any) -> Any:
   """Runs stages in a row in a `Workdir`; returns the last one's result.
 
-  What a later stage will refuse is said before an earlier one trains for hours.
+  What a later stage would refuse is reported before an earlier one trains.
   """
   from spnas_jax.data import input_pipeline  # As above.
 

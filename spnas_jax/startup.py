@@ -86,8 +86,8 @@ def prepare_jax() -> None:
 
   from spnas_jax.core import processes
 
-  # Tracing makes hundreds of thousands of objects that stay: at Python's own
-  # threshold looking for cycles among them is a third of the time it takes.
+  # Tracing makes hundreds of thousands of objects that stay. At Python's own
+  # threshold, looking for cycles among them takes a third of its time.
   gc.set_threshold(50_000)
   if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     jax.config.update('jax_compilation_cache_dir', str(kept('jax')))

@@ -192,7 +192,7 @@ def test_ctrl_c_ends_in_one_line(capsys):
     cli.guarded(interrupted)
   assert stop.value.code == 130
   error = capsys.readouterr().err
-  assert error == 'stopped; the same command goes on from here\n'
+  assert error == 'stopped; the same command continues from here\n'
 
 
 def test_a_mistake_of_the_program_exits_1_with_its_traceback():

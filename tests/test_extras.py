@@ -55,7 +55,7 @@ def test_events_that_fail_are_one_line(monkeypatch, tmp_path, capsys, fails):
   # A writer that has failed is not asked again.
   assert writer.calls.count(fails) == 1
   (line,) = capsys.readouterr().out.splitlines()
-  assert line.startswith('train: goes on without event files')
+  assert line.startswith('train: continues without event files')
   assert 'No space left on device' in line
 
 
@@ -78,7 +78,7 @@ def test_a_folder_that_cannot_be_made_costs_the_events_only(tmp_path, capsys):
   workdir.write('train/events', 'in the way')
   with event_writer('train', workdir, True) as write:
     write(1, {'loss': 1.0})
-  assert 'goes on without event files' in capsys.readouterr().out
+  assert 'continues without event files' in capsys.readouterr().out
 
 
 # --- pictures -----------------------------------------------------------------

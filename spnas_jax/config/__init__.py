@@ -1,4 +1,4 @@
-"""Every configuration key, its checks, and what a run leaves under them."""
+"""Every configuration key, its checks, and what a run leaves behind."""
 
 from spnas_jax.config.defaults import default_config
 

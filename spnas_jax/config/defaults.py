@@ -1,10 +1,10 @@
 """Every configuration key with its default, and the search space it describes.
 
 `configs/*.py` start from `default_config()` and change what their experiment
-needs. `config_rules.check` refuses wrong values before anything is compiled.
+needs. `rules.check` refuses wrong values before anything is compiled.
 
-The default of a new key must mean what versions without the key did: a workdir
-of theirs then goes on (`workdir.py`).
+The default of a new key must mean what versions without the key did, so that
+their workdirs can be continued (`workdir.py`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from spnas_jax.networks.space import SearchSpace, Stage
 def default_config() -> ConfigDict:
   """All keys; the values are those of the embedded digits data set."""
   config = ConfigDict()
-  # Of everything random: initialisation, gates, dropout, shuffling, sampling.
+  # For everything random: initialisation, gates, dropout, shuffling, sampling.
   config.seed = 0
   # What `train` trains: a zoo name (NAME:torch pads and norms as PyTorch does),
   # the path of an architecture.json, or a block string; '' = the workdir's
@@ -55,7 +55,7 @@ def _space() -> ConfigDict:
   c.stem_kernel = 3
   c.stem_stride = 2
   c.stem_channels = 8
-  # Fixed blocks before and behind the searchable stages, as block strings.
+  # Fixed blocks before and after the searchable stages, as block strings.
   c.first = ''
   c.last = ''
   # Channels, number of layers and first stride of every searchable stage.
@@ -73,11 +73,11 @@ def _space() -> ConfigDict:
   # Width multiplier of stem, stages and fixed blocks (rounded to multiples of
   # 8, never below 90%); the head keeps its width.
   c.width = 1.0
-  # 'relu' or 'relu6'; of block strings in `architecture`, too.
+  # 'relu' or 'relu6'; also for block strings in `architecture`.
   c.activation = 'relu'
   # Share of old batch statistics kept per step (0.99 in the reference, whose
-  # runs are long; the embedded data sets train for some hundred steps), and
-  # what is added to variances. Of every network that is trained, wherever it
+  # runs are long; the embedded data sets train for a few hundred steps), and
+  # what is added to variances. For every network that is trained, wherever it
   # comes from; only PyTorch's (NAME:torch) keep the epsilon of their weights.
   c.batch_norm_momentum = 0.9
   c.batch_norm_epsilon = 1e-3
@@ -121,8 +121,8 @@ def _recipe() -> ConfigDict:
   # and the runtime term stay float32.
   c.dtype = 'float32'
   # Keep only the input of every block for the backward pass and compute the
-  # rest again: less memory, longer steps (docs/speed.md has the price). Of the
-  # single-path supernet and of training; the others of `compare` ignore it.
+  # rest again: less memory, longer steps (docs/speed.md has both). For the
+  # single-path supernet and for training; other methods of `compare` ignore it.
   c.remat = False
   # Steps between lines of the log.
   c.log_every_steps = 50
@@ -175,8 +175,8 @@ def _search() -> ConfigDict:
   c.slack = 0.02
   # method 'evolution': workdir of a finished search whose supernet is used
   # ('' = train one here, all epochs in warm-up); networks per generation;
-  # generations; probability that a layer is drawn anew; images of a score;
-  # limits at which the Pareto front is searched besides the target.
+  # generations; probability that a layer is drawn again; images per score;
+  # latencies, besides the target, at which the Pareto front is searched.
   c.evolution = ConfigDict(
     {
       'supernet': '',
@@ -197,8 +197,8 @@ def _train() -> ConfigDict:
   # Probability that a rectangle of an image is erased, fraction.
   c.random_erasing = 0.0
   # Weights at the start: 'scratch'; 'inherit', from the search's supernet; or
-  # the path of an .npz file with a PyTorch state dict (README), which 0 epochs
-  # leave as it is.
+  # the path of an .npz file with a PyTorch state dict (docs/networks.md), which
+  # stays as it is if train.epochs is 0.
   c.init = 'scratch'
   return c
 
@@ -316,7 +316,7 @@ def _compare() -> ConfigDict:
   c.rounds = 10
   # Steps of each method before the first round.
   c.warmup_steps = 2
-  # Memory is that of the devices at hand (''), or of a TPU that need not be
+  # Memory is that of the local devices (''), or of a TPU that need not be
   # there, as in compile.topology, which adds its estimated step time.
   c.topology = ''
   # Bisect the largest batch that fits the TPU (a compilation for every try).

@@ -1,8 +1,8 @@
 """Every way to a network, under the same configuration keys.
 
 A network comes from the workdir's search, from a JSON file, from the zoo (with
-TensorFlow's conventions, or with ':torch' PyTorch's) or from a block string. On
-all of these ways
+TensorFlow's conventions, or with ':torch' PyTorch's) or from a block string. In
+all of these cases
 
 * batch-norm momentum is `space.batch_norm_momentum`;
 * batch-norm epsilon is `space.batch_norm_epsilon`; only PyTorch's conventions
@@ -11,8 +11,8 @@ all of these ways
   (search, block string);
 * dropout is `train.dropout`;
 * classes and image channels are those of the data set;
-* image size is `dataset.image_size`. The zoo's strides, made for 224 px, give
-  way to small images (`zoo.adapt`), all others stay as they are.
+* image size is `dataset.image_size`. The zoo's strides, made for 224 px, are
+  reduced for small images (`zoo.adapt`); all others stay as they are.
 """
 
 from __future__ import annotations
@@ -99,10 +99,10 @@ def zoo_network(
 
 
 def under_config(config: ConfigDict, arch: Architecture) -> Architecture:
-  """The network with what the configuration says on every way (see above).
+  """The network under the keys above, wherever it comes from.
 
   What had to change is noted in its provenance as 'adapted': {field: [before,
-  now]}; but for the momentum, which changes no result.
+  now]}, except the momentum, which changes no result.
   """
   facts = dataset_facts(config)
   wanted = {

@@ -12,7 +12,7 @@ from spnas_jax.networks import zoo
 from spnas_jax.networks.architecture import EPSILONS, STEM_KERNELS
 from spnas_jax.networks.block import MAX_CHANNELS
 
-# Ends that nobody reaches for, but up to which everything can be counted; what
+# Limits that nobody needs, but up to which everything can be counted; what
 # only scales a loss may be any finite number: a run that diverges says so.
 MAX_EPOCHS = 1e6
 MANY = 100_000

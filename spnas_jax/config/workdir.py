@@ -3,13 +3,13 @@
 Paths are `etils.epath` paths, so a workdir may be a bucket. Only process 0
 writes.
 
-A workdir goes on under a version that knows more than the one which began it.
-Of a configuration key that the record does not have, the default means what
-versions without it did: the key counts as equal where it has its default. A
-fact beside the configuration that the record does not have was not looked at
-then, and is not now. What the record does have must be equal. Records stay as
-they were written, so what later stages noted of them (`fingerprint` of a
-stage's recorded inputs) fits as before.
+A newer version can continue a workdir that an older one began. If the record
+lacks a configuration key, the key counts as equal where it has its default,
+which means what versions without the key did. If the record lacks a fact beside
+the configuration, the fact was not looked at then and is not compared now. What
+the record does have must be equal. Records stay as they were written, so what
+later stages noted of them (`fingerprint` of a stage's recorded inputs) still
+fits.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PACKAGES = (
   'ai-edge-litert',
 )
 
-# Keys that change what is seen or where things lie, never a result.
+# Keys that change what is printed or where files are, never a result.
 _NO_INFLUENCE = ('log_every_steps', 'checkpoint_epochs', 'data_dir', 'raw_dir')
 
 
@@ -172,7 +172,7 @@ class Workdir:
         are never overwritten.
     """
     result = self.results().get(stage)
-    # All have looked before one can finish the stage, so all decide alike.
+    # All processes look before any can finish the stage, so all decide alike.
     barrier(f'{stage}: finished?')
     if not isinstance(result, dict) or 'config_hash' not in result:
       return None
@@ -188,7 +188,7 @@ class Workdir:
     )
 
   def claim(self, stage: str, inputs: dict[str, Any]) -> None:
-    """Notes for which inputs a stage's unfinished files in the folder are.
+    """Records the inputs of a stage's unfinished files in the folder.
 
     Raises:
       UserError: they belong to a run with other inputs.
@@ -274,7 +274,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
   """'search.epochs: 3 there, 5 here' for the first few keys that differ.
 
   Args:
-    old: as recorded, maybe by a version with fewer keys (see above).
+    old: as recorded, possibly by a version with fewer keys (see above).
     new: of this version.
   """
   new = json.loads(json.dumps(new))

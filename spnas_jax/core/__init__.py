@@ -1,1 +1,1 @@
-"""What all else stands on: errors, screen, processes, places."""
+"""What everything else stands on: errors, screen, processes, places."""

@@ -101,7 +101,7 @@ def all_devices_sharding() -> NamedSharding:
 
 
 def barrier(name: str) -> None:
-  """Waits until every process has come here."""
+  """Waits until every process has reached this point."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(name)
 

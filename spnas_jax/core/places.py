@@ -1,4 +1,4 @@
-"""Where the project's own files lie, and where it keeps what it makes.
+"""Where the project's own files are, and where it keeps what it makes.
 
 In a checkout, configs and tables are the folders at its root, and prepared data
 and compiled programs stay inside it. An installed package carries configs and

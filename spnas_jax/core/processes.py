@@ -19,14 +19,14 @@ def join() -> None:
   On a machine without a cluster nothing is contacted.
 
   Raises:
-    UserError: the variables that name the processes are incomplete, or devices
-      of several processes are there that could not be joined.
+    UserError: the variables that name the processes are incomplete, or there
+      are devices of several processes that could not be joined.
   """
   if jax.distributed.is_initialized():
     return
   if os.environ.get('JAX_COORDINATOR_ADDRESS'):
     jax.distributed.initialize(*_named())
-  # On CPUs alone processes are always named.
+  # With CPUs only, processes are always named.
   elif os.environ.get('JAX_PLATFORMS') != 'cpu' and _detected() > 1:
     jax.distributed.initialize()
   if jax.process_count() > 1 and not jax.distributed.is_initialized():
@@ -53,8 +53,8 @@ def _named() -> tuple[str, int, int]:
 def _detected() -> int:
   """Processes of the cluster that `jax.distributed.initialize` would join.
 
-  JAX has no public question that asks for them without joining; where its
-  answer cannot be had, 1: a slice that is missed is refused by `join`.
+  JAX has no public function that finds them without joining. Where detection
+  fails, the answer is 1: a slice that is missed is refused by `join`.
   """
   try:
     from jax._src.clusters import ClusterEnv
@@ -63,5 +63,5 @@ def _detected() -> int:
       if not environment.opt_in_only_method and environment.is_env_present():
         return environment.get_process_count()
   except Exception as e:  # Whatever a metadata server or another JAX raises.
-    print(f'no cluster is joined: its detection failed ({e})')
+    print(f'no cluster is joined: detection failed ({e})')
   return 1

@@ -1,7 +1,7 @@
-"""Paths in buckets: whatever their libraries raise, said in one line.
+"""Paths in buckets: whatever their libraries raise, reported in one line.
 
 `etils.epath` hands gs:// and s3:// to TensorFlow, others to fsspec. A bucket
-that is not there, a login that is missing, a scheme that nobody knows: each
+that does not exist, a login that is missing, a scheme that is unknown: each
 raises an exception of its own, few of them an OSError.
 """
 

@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 from typing import Any
 
-# Read when TensorFlow is first imported, whoever does it. Somebody who wants it
-# otherwise sets the variables before the start.
+# Read when TensorFlow is first imported, whoever imports it. To change them,
+# set the variables before the start.
 _ENVIRONMENT = {
   # Hides notes and warnings of the C++ runtime, not errors.
   'TF_CPP_MIN_LOG_LEVEL': '2',
-  # oneDNN announces itself above that level, and rounds by the machine's kind;
-  # nothing TensorFlow does here is made faster by it.
+  # oneDNN announces itself above that level, and its rounding depends on the
+  # machine; nothing that TensorFlow does here is faster with it.
   'TF_ENABLE_ONEDNN_OPTS': '0',
 }
 

@@ -1,7 +1,7 @@
 """Compiling for TPUs that are not there, and reading what the compiler says.
 
 libtpu compiles for any topology by name. The step time is the compiler's own
-estimate and nothing measured: it adds the cycles of all operations of a step,
+estimate, not a measurement: it adds the cycles of all operations of a step,
 counts the body of a loop once, and leaves out collectives, whose operations
 carry none, and the input pipeline.
 """
@@ -25,7 +25,7 @@ from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import pmap_step
 
 GIB = 2**30
-# The search for the largest batch goes in steps of so many images a device.
+# Step of the search for the largest batch, images per device.
 GRAIN = 8
 
 _EXAMPLES = "'v2:2x2', 'v3:4x4', 'v4:2x2x2', 'v5e:4x4'"
@@ -34,7 +34,7 @@ _ITEM_BYTES |= {'bf16': 2, 's32': 4, 'u32': 4, 'f32': 4, 's64': 8, 'f64': 8}
 
 
 class Chip(NamedTuple):
-  """What the compiler does not say by itself; of one JAX device.
+  """What the compiler does not say by itself, for one JAX device.
 
   Attributes:
     memory_gib: what a program may use, as the compiler puts it when one is too
@@ -252,7 +252,7 @@ def find_largest_batch(
   """Bisects the images a device can take in each of the programs.
 
   Returns:
-    'largest_batch_per_device', a multiple of GRAIN (0 = not even that many),
+    'largest_batch_per_device', a multiple of GRAIN (0 = not even GRAIN),
     and 'batches_tried', rows of {'images_per_device', 'fits'}.
   """
   kind = devices[0].device_kind
@@ -312,7 +312,7 @@ def _shape_bytes(shape: str) -> int:
 def estimated_cycles(text: str) -> int:
   """Sum of the compiler's estimates over the operations of a module.
 
-  What is fused carries no estimate beside its fusion's, so nothing counts
+  Fused operations carry no estimate besides their fusion's, so nothing counts
   twice.
   """
   return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))

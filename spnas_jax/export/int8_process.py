@@ -1,7 +1,7 @@
 """The int8 model, made and run in a process of its own.
 
-Making and running it is foreign native code on numbers that nobody has seen
-before. Whatever that code does, a crash without a word included, it ends only
+Foreign native code makes and runs it, on numbers that nobody has seen
+before. Whatever that code does, even a crash without a message, ends only
 the process it runs in.
 """
 
@@ -27,15 +27,15 @@ from spnas_jax.export import int8_ranges, tflite
 from spnas_jax.export.network import to_tflite
 from spnas_jax.networks.architecture import Architecture
 
-# How long it may take: to start and convert, and for each image that is
-# calibrated with or classified. Some hundred times what two cores need.
+# How long it may take: to start and convert, and for each image that it
+# calibrates with or classifies. About a hundred times what two cores need.
 _SECONDS, _SECONDS_PER_IMAGE = 600.0, 2.0
 _COMMAND = ('-m', 'spnas_jax.export.int8_process')
 
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-  """What became of it.
+  """The outcome.
 
   Attributes:
     model: the model, if it was made and ran.
@@ -69,7 +69,7 @@ def attempt(
     images: [B, H, W, C] as the model gets them.
 
   Returns:
-    What became of it. Never raises because of what the model does.
+    The outcome. Never raises because of what the model does.
   """
   request = {
     'architecture': arch.to_json(),
@@ -115,7 +115,7 @@ def _ask(
 
 
 def _run(folder: pathlib.Path, seconds: float) -> str:
-  """Runs the other process; why it failed, '' if it did not."""
+  """Runs the other process; returns why it failed, '' if it did not."""
   # Its modules are ours, wherever ours come from; its devices are none of ours.
   path = os.pathsep.join(os.path.abspath(p) for p in sys.path)
   environment = {**os.environ, 'PYTHONPATH': path, 'JAX_PLATFORMS': 'cpu'}

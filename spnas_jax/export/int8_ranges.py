@@ -1,4 +1,4 @@
-"""Ranges of an int8 model that calibration has left too narrow to be run.
+"""Ranges of an int8 model that calibration has left too narrow to run.
 
 A map that was 0 on every calibration image (the squeeze of a squeeze-and-
 excitation whose ReLU is dead) gets the range [-1e-6, 1e-6]. Its scale is then
@@ -20,7 +20,7 @@ from spnas_jax.export import tflite
 # The converter makes a range of no width this wide: 2e-6 over 255 steps.
 _NO_WIDTH = 1e-8
 # XNNPACK's limit on steps of a map per step of the sum. Beyond it the smallest
-# sum there is overflows the eight bits: the map holds nothing but rounding.
+# possible sum overflows the eight bits: the map holds nothing but rounding.
 _STEPS_LIMIT = 256.0
 # Operations that add up products and have a bias in units of the products.
 _SUMS = ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED')
@@ -37,7 +37,7 @@ class NarrowRange(UserWarning):
     self.layers = layers
     super().__init__(
       f'int8: {", ".join(layers)} gave nothing but 0 on the calibration '
-      'images, so how wide its numbers get is a guess; raise '
+      'images, so the range of its numbers is a guess; raise '
       'export.calibration_images, train longer, or leave squeeze-and-'
       'excitation out'
     )
@@ -48,7 +48,7 @@ def widen(model: bytes) -> bytes:
 
   Integers keep their meaning where they had one: zero points stay, so 0 stays
   0, and biases that were in units of a changed scale are written in the new
-  unit. A model without such ranges comes back as it is.
+  unit. A model without such ranges is returned unchanged.
 
   Args:
     model: an int8 model as the converter makes it.

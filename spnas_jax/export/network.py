@@ -41,7 +41,7 @@ def to_tflite(
     image_size: side of the input, px.
     precision: 'float32', 'float16' or 'int8', see `tflite.convert`.
     scale_and_offset: [C] each; puts `pixels * scale + offset` in front, two
-      more operations, so that the input are pixels 0..255.
+      more operations, so that the input is pixels 0..255.
     calibration: 'int8' only: inputs [H, W, C] as the model gets them.
     batch_size: images of one inference; 0 = any number.
 

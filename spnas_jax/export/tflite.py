@@ -58,7 +58,7 @@ def convert(
     tf = load_tensorflow()
     from jax.experimental import jax2tf
 
-    # The platform is said because the default is the machine's own: on a TPU
+    # The platform is named because the default is the machine's own: on a TPU
     # VM the model would be lowered for the TPU and could not be converted.
     lowered = jax2tf.convert(
       lambda image: {'logits': function(image)},
@@ -101,8 +101,8 @@ def operations(model: bytes) -> list[str]:
 def with_any_batch(model: bytes) -> bytes:
   """The same operations for any batch size; the default stays what it was.
 
-  The runtime sizes every map anew when the input is resized. What has to be
-  changed are declared shapes, and RESHAPE's constants. (Converting a function
+  The runtime recomputes all sizes when the input is resized. What has to be
+  changed is the declared shapes and RESHAPE's constants. (Converting a function
   of unknown batch size instead leaves batch norm and activations unfused.)
   """
   root, codes = unpack(model)
@@ -214,7 +214,7 @@ def run(model: bytes, images: np.ndarray) -> np.ndarray:
   outputs = []
   for start in range(0, len(images), batch):
     part = images[start : start + batch]
-    # A last, shorter batch is filled up; what comes of it is dropped.
+    # A shorter last batch is filled up; the extra outputs are dropped.
     full = np.resize(part, (batch, *part.shape[1:]))
     runner.set_tensor(source['index'], full.astype(source['dtype']))
     runner.invoke()
@@ -225,11 +225,11 @@ def run(model: bytes, images: np.ndarray) -> np.ndarray:
 
 
 def _check_unit(images: np.ndarray, low: float, high: float) -> None:
-  """Refuses pixels where normalised numbers are due, and the other way.
+  """Refuses pixels where normalised numbers are expected, and vice versa.
 
   Args:
     images: what an integer input is to be fed with.
-    low, high: numbers that its integers can say.
+    low, high: range that its integers can represent.
   """
   least, most = float(images.min()), float(images.max())
   width = high - low
@@ -239,7 +239,7 @@ def _check_unit(images: np.ndarray, low: float, high: float) -> None:
     fits = fits and np.array_equal(images, np.rint(images))
   else:
     wanted = 'normalised images'
-    # Whatever was calibrated with: an image has been seen to go a bit further.
+    # The calibration's range: images have been seen to go a bit further.
     fits = low - width < least and most < high + width
   if not fits:
     raise ValueError(

@@ -40,7 +40,7 @@ _SHORT_SECONDS = 60.0
 class AdbDevice(Device):
   """A phone, timed by TensorFlow Lite's own benchmark program.
 
-  Everything lies in a folder of its own on the phone, which is removed in the
+  Everything is in a folder of its own on the phone, which is removed at the
   end. A sample is the mean of one run of the program, which repeats the model
   for at least a second after half a second of warm-up.
   """
@@ -78,7 +78,7 @@ class AdbDevice(Device):
       raise UserError(
         f'profile.benchmark_model is {benchmark_model!r}, must be the path of '
         "TensorFlow Lite's benchmark_model for the phone (latency/README.md "
-        'says where it comes from)'
+        'says where to get it)'
       )
     self._serial = choose_phone(_adb('devices'), serial)
     self._properties = _parse_properties(self._shell('getprop'))
@@ -149,7 +149,7 @@ class AdbDevice(Device):
               return benchmark_output.parse_proto(told)
             text = told.decode(errors='replace')
             return benchmark_output.parse_csv(text, runs)
-          except Exception as e:  # Whatever a program nobody knows may write.
+          except Exception as e:  # Whatever an unknown program may write.
             why = str(e)
     except UserError as e:
       why = str(e)
@@ -162,7 +162,7 @@ class AdbDevice(Device):
     """What the program writes into `file` with these flags.
 
     Raises:
-      UserError: nothing. Of flags that it does not know it only warns.
+      UserError: it wrote nothing: about unknown flags it only warns.
     """
     time.sleep(self._cooldown)
     self._benchmark(
@@ -191,7 +191,7 @@ class AdbDevice(Device):
       yield folder
     finally:
       # A phone that is gone cannot be tidied up; the first error is the one to
-      # be told.
+      # report.
       with contextlib.suppress(UserError):
         self._shell(f'rm -rf {folder}')
 
@@ -209,7 +209,7 @@ class AdbDevice(Device):
     return self._shell(command, self._timeout)
 
   def _ask(self, command: str) -> str:
-    """What a command prints that is only nice to know; '' if it fails."""
+    """Output of a command that is only nice to have; '' if it fails."""
     try:
       return self._shell(command)
     except UserError:

@@ -27,7 +27,7 @@ def parse_average(text: str) -> float:
   for unit in _UNIT.findall(text):
     if unit != 'us':
       raise UserError(
-        f'benchmark_model gives its timings in {unit!r}; known is its output '
+        f'benchmark_model gives its timings in {unit!r}; expected is output '
         "in 'us', microseconds"
       )
   found = _AVERAGE.findall(text)
@@ -92,7 +92,7 @@ def parse_csv(text: str, runs: int) -> list[OperationTime]:
 
   Args:
     text: the file.
-    runs: inferences behind the means, which the file does not say.
+    runs: inferences in the means, which the file does not say.
 
   Raises:
     UserError: it holds no operations.

@@ -2,8 +2,8 @@
 
 A device takes *samples*: one number of ms per model and round. Rounds go over
 all models in turn, so that whatever the device does to speeds in the meantime
-(heat, other programs) it does to all of them alike. What stands in tables is
-the statistic of the samples that repeats best on the kind of device.
+(heat, other programs) it does to all of them alike. A table holds
+the statistic of the samples that repeats best on its kind of device.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Timing:
     ms: the device's statistic of the samples, what tables hold.
     median_ms: median of the samples.
     spread_ms: their interquartile range.
-    count: number of samples, which are spread over as many rounds.
+    count: number of samples, one per round.
   """
 
   ms: float
@@ -41,7 +41,7 @@ class Timing:
 
 @dataclasses.dataclass(frozen=True)
 class OperationTime:
-  """Time of one operation inside an inference, where a device tells it.
+  """Time of one operation inside an inference, if the device reports it.
 
   Attributes:
     name: what the runtime calls the operation.
@@ -61,8 +61,8 @@ class Device(abc.ABC):
     threads: of the interpreter.
     quantile: of the samples, which is a timing's `ms`; 0 = the smallest.
     statistic: what `ms` is, in words.
-    round_seconds: a round takes at least so long; time to rest, and to see more
-      of what goes on beside the measurement.
+    round_seconds: shortest duration of a round; time to rest, and to see more
+      of what else runs on the device.
     tells_operations: `operation_times` may know them.
   """
 
@@ -89,7 +89,7 @@ class Device(abc.ABC):
   def operation_times(self, model: bytes, runs: int) -> list[OperationTime]:
     """Times of a model's operations in order; empty = the device can't tell.
 
-    Nice to know: never an error; why there are none is said on the screen.
+    Nice to know: never an error; why there are none is printed.
     """
     del model, runs
     return []
@@ -120,15 +120,15 @@ class Device(abc.ABC):
       models: name -> TFLite model.
       warmup_runs: runs before each sample that do not count.
       rounds: samples of each model.
-      runs_per_round: fewest runs behind a sample.
-      samples: those already taken, by name; added to in place.
+      runs_per_round: smallest number of runs in a sample.
+      samples: those already taken, by name; extended in place.
       on_sample: called after every sample.
 
     Returns:
       name -> timing.
 
     Raises:
-      UserError: the device cannot be used, or not any more.
+      UserError: the device cannot be used, or no longer.
     """
     samples = {} if samples is None else samples
     with self.session(models, warmup_runs, runs_per_round) as take:
@@ -146,7 +146,7 @@ class Device(abc.ABC):
 
 
 def load_average() -> float | None:
-  """This machine's load of the last minute; None where nobody knows it."""
+  """This machine's load of the last minute; None where it is unknown."""
   try:
     return round(os.getloadavg()[0], 2)
   except (AttributeError, OSError):  # Windows has none, a sandbox may hide it.

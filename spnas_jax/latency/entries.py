@@ -98,7 +98,7 @@ def network_tflite(
 ) -> bytes:
   """A bare float32 network with random weights.
 
-  With `num_blocks` only its beginning: the stem and so many blocks.
+  With `num_blocks`, only the stem and that number of blocks.
   """
   network: nn.Module = ConvNet(arch, implementation='primitive')
   if num_blocks is not None:

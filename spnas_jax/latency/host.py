@@ -15,7 +15,7 @@ from spnas_jax.config.workdir import versions
 from spnas_jax.export import tflite
 from spnas_jax.latency.devices import Device, Take, load_average
 
-# Runs of a sample go on for at least so long: a model of some microseconds is
+# Shortest duration of a sample: a model that takes a few microseconds is then
 # run often enough that one hiccup of the machine does not decide.
 _LEAST_NANOSECONDS = 4_000_000
 
@@ -23,14 +23,14 @@ _LEAST_NANOSECONDS = 4_000_000
 class HostDevice(Device):
   """LiteRT with XNNPACK on this machine's processor.
 
-  Of a round the fastest run counts, of the rounds their lower quartile. Each
-  round makes an interpreter of its own: where in memory it lies makes a model
-  some percent faster or slower. The fastest of all rounds is the luckiest
+  A round counts by its fastest run, the rounds by their lower quartile. Each
+  round makes an interpreter of its own: its place in memory makes a model
+  a few percent faster or slower. The fastest of all rounds is the luckiest
   place; the median follows other programs, which slow a shared machine down for
   seconds at a time. 40 networks of the ImageNet space at 224 px, 20 rounds:
   networks repeat within 0.67% of each other by the fastest round, 0.36% by the
-  lower quartile, 0.32% by the median; with a training run beside it 0.73, 0.47
-  and 0.38% (standard deviations, common drift taken off).
+  lower quartile, 0.32% by the median; next to a training run 0.73, 0.47
+  and 0.38% (standard deviations, common drift subtracted).
   """
 
   quantile = 0.25
@@ -38,7 +38,7 @@ class HostDevice(Device):
   round_seconds = 0.8
 
   def __init__(self, threads: int = 1):
-    """Uses an interpreter with so many threads."""
+    """Uses interpreters with this number of threads."""
     self.threads = threads
 
   def describe(self) -> dict[str, dict[str, Any]]:
@@ -94,7 +94,7 @@ def _fastest_run(runner: Any, runs: int) -> float:
 
 @contextlib.contextmanager
 def _pinned(count: int) -> Iterator[None]:
-  """Keeps this thread, and those it starts, on so many cores where possible."""
+  """Keeps this thread, and those it starts, on `count` cores where possible."""
   if not hasattr(os, 'sched_setaffinity'):
     yield
     return

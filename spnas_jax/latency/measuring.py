@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.latency.devices import Device, Samples, Timing
 
-# An interruption that nothing can catch loses at most so many seconds' samples.
+# Seconds of samples that an interruption which nothing can catch may cost.
 _SAVE_SECONDS = 2.0
 _SAY_SECONDS = 10.0
 
@@ -44,7 +44,7 @@ def measure(
   total = len(models) * settings.rounds
   found = sum(len(samples.get(model, ())) for model in models)
   if found:
-    print(f'{stage}: continues behind {found} of {total} samples')
+    print(f'{stage}: continues after {found} of {total} samples')
   start = saved = said = time.monotonic()
   taken = 0
 
@@ -78,12 +78,12 @@ def measure(
 
 
 def forget(stage: str, workdir: Workdir) -> None:
-  """Removes a finished stage's samples: run again, it shall measure anew."""
+  """Removes a finished stage's samples: run again, it measures again."""
   (workdir / f'{stage}/samples.json').unlink(missing_ok=True)
 
 
 def protocol(device: Device, settings: ConfigDict) -> dict[str, object]:
-  """How numbers came about, for tables and results."""
+  """How numbers were measured, for tables and results."""
   return {
     'warmup_runs': settings.warmup_runs,
     'rounds': settings.rounds,

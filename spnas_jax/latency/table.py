@@ -38,7 +38,7 @@ from spnas_jax.networks.architecture import (
 from spnas_jax.networks.space import Choice, SearchSpace
 
 SCHEMA = 1
-# What a network must share with a positional table's own, beside fixed blocks.
+# What a network must share with a positional table's own, besides fixed blocks.
 _FRAME = (
   'stem_channels',
   'stem_kernel',
@@ -53,12 +53,12 @@ _FRAME = (
 
 @dataclasses.dataclass(frozen=True)
 class Positional:
-  """Where the rows of a positional table lie.
+  """Where the rows of a positional table belong.
 
   Attributes:
     network: the largest network of the space, as a block string.
-    first: how many blocks in front of the rows are fixed (in the constant).
-    last: how many blocks behind them.
+    first: number of fixed blocks before the rows (in the constant).
+    last: number of fixed blocks after them.
   """
 
   network: str
@@ -71,7 +71,7 @@ class LatencyTable:
   """Measured times of operations on one device, in ms.
 
   Attributes:
-    name: what people call it.
+    name: of the table.
     device: what was measured (processor, host name, serial, ...).
     software: versions of what ran the models.
     threads: number of threads of the interpreter.

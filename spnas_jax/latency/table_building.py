@@ -19,10 +19,10 @@ from spnas_jax.latency.table import LatencyTable, network_keys
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.space import SearchSpace
 
-# What is left of an entry at least when the call is taken off, fraction.
+# Smallest part of an entry that is left without the call, fraction.
 _FLOOR = 0.1
 _EMPTY = 'empty model'
-# Of the random streams: networks of calibration and validation never meet.
+# Random streams: calibration and validation never share a network.
 CALIBRATION_STREAM = 1
 VALIDATION_STREAM = 2
 _WEIGHT_STREAM = 3
@@ -78,7 +78,7 @@ def make_table(
     protocol={
       **measuring.protocol(device, config.build_table),
       'overhead_ms': overhead,
-      'overhead': 'time of a call, taken off every entry but the stem',
+      'overhead': 'time of a call, subtracted from every entry but the stem',
       'conditions': device.conditions(),
     },
     date=datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -1,4 +1,4 @@
-"""Are a latency table's times in ms? Found out from how fast they say it is.
+"""Are a latency table's times in ms? Judged by the speed that they imply.
 
 A table in seconds makes its device a thousand times too fast, one in
 microseconds a thousand times too slow. What a device can do spans more than a
@@ -11,7 +11,7 @@ import re
 
 from spnas_jax.core.errors import UserError
 
-# No network of convolutions takes 0.1 us, some hundred cycles of a processor.
+# No network of convolutions takes 0.1 us, a few hundred cycles of a processor.
 LEAST_MS = 1e-4
 # Multiply-adds per ms, one image at a time. 3e9 is 3 tera a second: a phone's
 # core does 0.004 to 0.05 tera, a data centre's GPU with a MobileNet about 2.
@@ -50,7 +50,7 @@ def check(total_ms: float, total_macs: float) -> None:
 def entry_macs(key: str) -> float:
   """Multiply-adds of an entry by the shape in its key; 0 where it has none.
 
-  Of a squeeze-and-excitation the small part is left out.
+  The small part of a squeeze-and-excitation is not counted.
   """
   part = key.partition('_')[0]
   n = {

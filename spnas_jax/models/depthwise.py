@@ -57,7 +57,7 @@ class _Axis(NamedTuple):
   kernel_size: int
   stride: int
   before: int  # zeros in front of the input
-  after: int  # and behind it
+  after: int  # and after it
 
   @property
   def output_size(self) -> int:
@@ -172,7 +172,7 @@ def _primitive_gradients(
   x: Array, kernel: Array, dy: Array, geometry: _Geometry
 ) -> tuple[Array, Array]:
   forward = functools.partial(_primitive, geometry=geometry)
-  # For XLA:TPU, which else fuses what makes dy into its readers: the compiler's
+  # XLA:TPU would otherwise fuse what makes dy into its readers: the compiler's
   # estimate of a search step on v2:2x2 falls from 0.257 to 0.230 s.
   dy = lax.optimization_barrier(dy)
   dx, dw = jax.vjp(forward, x, kernel)[1](dy)

@@ -228,7 +228,7 @@ class LayerGates(NamedTuple):
 
   Attributes:
     transform: raw superkernel -> effective kernel.
-    channels: [C], multiplies the depthwise stage behind norm and activation.
+    channels: [C], multiplies the depthwise stage after norm and activation.
     squeeze: [], 1 = the squeeze-and-excitation scale applies, 0 = it does not.
     keep: [], multiplies the branch output; 0 = the layer is the identity.
   """
@@ -270,7 +270,7 @@ class MBConv(nn.Module):
     channels = gates.channels
     if block.squeeze_channels:
       if channels is not None:
-        # Squeezing sees closed channels as zeros, too.
+        # Squeezing also sees closed channels as zeros.
         y, channels = y * channels.astype(y.dtype), None
       factor = SqueezeExcite(block.squeeze_channels, style, name='squeeze')(y)
       if gates.squeeze is not None:
@@ -288,7 +288,7 @@ class MBConv(nn.Module):
 def mbconv(style: Style) -> type[MBConv]:
   """`MBConv`, or with `style.remat` one that keeps its input only.
 
-  What lies between is computed a second time in the backward pass.
+  What is in between is computed again in the backward pass.
   """
   # 2: `train`, a Python value; 0 is the module itself.
   return nn.remat(MBConv, static_argnums=(2,)) if style.remat else MBConv
@@ -302,7 +302,7 @@ def _shuffle(x: Array, groups: int) -> Array:
 
 
 class Frame(nn.Module):
-  """What lies around the trunk: stem in front, head and classifier behind.
+  """What surrounds the trunk: stem before it, head and classifier after it.
 
   Attributes:
     arch: only its stem, head and classifier are read.

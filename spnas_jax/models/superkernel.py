@@ -43,7 +43,7 @@ def channel_masks(expansions: tuple[int, ...], in_channels: int) -> np.ndarray:
 
   Args:
     expansions: candidate ratios, ascending, as in (3, 6).
-    in_channels: channels in front of the expand convolution.
+    in_channels: channels before the expand convolution.
   """
   masks = np.zeros((len(expansions), expansions[-1] * in_channels), np.float32)
   start = 0
@@ -97,7 +97,7 @@ def nested(gates: Array) -> Array:
 
 
 def _weighted(coefficients: Array, masks: np.ndarray) -> Array:
-  """Sum of coefficient x mask, in float32 on TPUs, too."""
+  """Sum of coefficient x mask, in float32 on TPUs as well."""
   return jnp.tensordot(coefficients, masks, axes=1, precision='highest')
 
 
@@ -114,7 +114,7 @@ def superkernel(
     kernel_gates: [len(kernels) - 1] float32, one for each outer shell.
     kernels: candidate sizes, ascending, the last being K.
     channel_scale: [C] or None. Eq. 3 multiplies the kernel's channels by their
-      expansion and skip decisions; formulations that decide behind the batch
+      expansion and skip decisions; formulations that decide after the batch
       norm leave it out.
 
   Returns:

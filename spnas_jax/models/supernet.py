@@ -33,7 +33,7 @@ class SuperNet(nn.Module):
   Attributes:
     space: the search space.
     placement: where expansion and skip gates act.
-      'after_norm': behind norm and activation of the depthwise stage, and on
+      'after_norm': after norm and activation of the depthwise stage, and on
       the branch output. A closed channel contributes exactly nothing and a
       skipped layer is the identity: the supernet under hard gates computes what
       the decoded network computes with the same weights.

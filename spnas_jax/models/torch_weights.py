@@ -48,7 +48,7 @@ _SQUEEZE = {'squeeze': 'se.conv_reduce', 'excite': 'se.conv_expand'}
 
 
 class _Layer(NamedTuple):
-  """One layer of ours beside the modules that hold its tensors.
+  """One of our layers and the modules that hold its tensors.
 
   Attributes:
     group: our parameter group.
@@ -80,7 +80,7 @@ def load_torch(path: str, arch: Architecture) -> tuple[dict[str, Any], str]:
       tensors = dict(file)
   except (OSError, ValueError, zipfile.BadZipFile) as e:
     raise UserError(
-      f'train.init {path!r} cannot be read: {e}; README says how to write it'
+      f'train.init {path!r} cannot be read: {e}; see docs/networks.md'
     ) from e
   return from_torch(arch, tensors), hashlib.sha256(content).hexdigest()
 
@@ -173,7 +173,7 @@ def _squeeze(tensors: _Tensors, prefix: str, block: Block) -> dict[str, Any]:
 
 
 class _Tensors:
-  """A state dict of which every tensor is to be taken once."""
+  """A state dict whose tensors are each to be taken once."""
 
   def __init__(self, state_dict: Mapping[str, Any]):
     self._tensors = {
@@ -200,7 +200,7 @@ class _Tensors:
     return tensor
 
   def finish(self) -> None:
-    """UserError where something was not taken."""
+    """Raises UserError if something was not taken."""
     _refuse_left_over(list(self._tensors))
 
 

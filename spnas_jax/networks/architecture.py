@@ -136,7 +136,7 @@ class Architecture:
 
 
 def round_channels(wanted: float) -> int:
-  """Nearest multiple of 8, never more than 10% below `wanted` (the field's)."""
+  """Nearest multiple of 8, never more than 10% below `wanted` (as usual)."""
   rounded = max(8, int(wanted + 4) // 8 * 8)
   return rounded if rounded >= 0.9 * wanted else rounded + 8
 
@@ -203,7 +203,7 @@ def _convolutions(arch, image_size):
 
 
 def _construct(cls, fields: Any, where: str):
-  """Builds a dataclass from JSON; unknown, missing, mistyped keys: refused."""
+  """Builds a dataclass from JSON; refuses unknown, missing, mistyped keys."""
   if not isinstance(fields, dict):
     raise UserError(f'{where}: must be an object, got {fields!r}')
   known = {f.name: f for f in dataclasses.fields(cls)}
@@ -270,7 +270,7 @@ def _validate(arch: Architecture) -> None:
       b.in_channels == channels,
       at + 'in_channels',
       b.in_channels,
-      f'{channels}, what the layer before gives',
+      f'{channels}, the output of the layer before',
     )
     check_whole(at + 'out_channels', b.out_channels)
     check_whole(at + 'expansion', b.expansion, 1, MAX_EXPANSION)

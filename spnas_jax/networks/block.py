@@ -27,7 +27,7 @@ class Block:
     op: 'ir' = 1x1 expand, k x k depthwise, [squeeze-and-excitation], linear 1x1
       projection (MBConv; the expand convolution is there even at expansion 1);
       'ds' = depthwise, linear 1x1 (no expand); 'dsa' = the same with an
-      activation behind the 1x1 (MobileNetV1).
+      activation after the 1x1 (MobileNetV1).
     kernel: depthwise kernel size, one of `KERNELS`.
     stride: 1 or 2.
     in_channels: channels coming in.
@@ -37,7 +37,7 @@ class Block:
       excitation.
     residual: input is added to the output.
     groups: groups of both 1x1 convolutions; more than 1 puts a channel shuffle
-      behind the first (FBNet).
+      after the first (FBNet).
   """
 
   op: str
@@ -66,7 +66,7 @@ class Block:
 def check_whole(
   field: str, value: Any, low: int = 1, high: int = MAX_CHANNELS
 ) -> None:
-  """Raises UserError unless a value is a whole number within two ends."""
+  """Raises UserError unless a value is a whole number between two limits."""
   if type(value) is not int or not low <= value <= high:
     raise UserError(
       f'{field} is {value!r}, allowed: a whole number from {low} to {high}'

@@ -161,7 +161,7 @@ def _number(
 def _parse_blocks(
   word: str, op: str, values: dict[str, str], channels: int
 ) -> list[Block]:
-  """The blocks of one word; `channels` come in."""
+  """The blocks of one word; `channels` are those of its input."""
   out = _number(word, values, 'c')
   repeats = _number(word, values, 'r', 1)
   check_whole(f'architecture string: {word!r}: r', repeats, high=MAX_BLOCKS)

@@ -136,7 +136,7 @@ class SearchSpace:
     stages: the searchable stages.
     stem_channels: of the stem convolution.
     first: fixed blocks between stem and stages.
-    last: fixed blocks behind the stages.
+    last: fixed blocks after the stages.
     head_channels: of the 1x1 head convolution, 0 = none.
     num_classes: width of the classifier.
     input_channels, stem_kernel, stem_stride, activation, batch_norm_momentum,

@@ -97,14 +97,14 @@ _NOTES = {
 
 @dataclasses.dataclass(frozen=True)
 class Published:
-  """Figures that somebody printed for a network on ImageNet.
+  """Published figures of a network on ImageNet.
 
   Attributes:
     top1: top-1 accuracy, a fraction.
     top5: top-5 accuracy, a fraction; None = not given.
     pixel1_ms: measured on a Pixel 1, ms; None = not given.
     source: where the figures were read.
-    note: what a reader must know beside them; empty = nothing.
+    note: what a reader must also know; empty = nothing.
   """
 
   top1: float

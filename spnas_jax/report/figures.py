@@ -150,7 +150,7 @@ def runtime(
 
 
 def _label_ramp(ax, steps, values, led, colours):
-  """Early in its fall, to the right of it and of the curve that it leads."""
+  """Early in its fall, to the right of it and of the curve that follows it."""
   if not len(values) or values[0] <= values[-1]:
     return
   level = values[0] - 0.25 * (values[0] - values[-1])
@@ -172,7 +172,7 @@ def _label_ramp(ax, steps, values, led, colours):
 
 
 def _next_below(steps, values, level):
-  """The first step behind all values of at least `level`, or the last one."""
+  """The first step after all values of at least `level`, or the last one."""
   above = np.flatnonzero(values >= level)
   return steps[min(above.max(initial=-1) + 1, len(steps) - 1)]
 
@@ -277,7 +277,7 @@ def accuracy_latency(
 ) -> Figure:
   """Top-1 accuracy against latency (Fig. 8).
 
-  Only accuracies that came about alike belong into one picture.
+  Only accuracies measured alike belong in one picture.
 
   Args:
     found: the network the search found; several widths of it make a line.

@@ -1,6 +1,6 @@
 """What a workdir holds, read for the report: the only place that reads it.
 
-Nothing here fails for want of a file. A part that is absent is None or empty; a
+No missing file is an error here. A part that is absent is None or empty; a
 part that is there but cannot be used leaves a line in `Findings.problems`.
 """
 
@@ -130,7 +130,7 @@ def gather(config: ConfigDict, workdir: Workdir) -> Findings:
 
 
 def without_top5(value: Any) -> Any:
-  """Results but for 'top5', which is always 1 where there are five classes."""
+  """Results without 'top5', which is always 1 for up to five classes."""
   if isinstance(value, list):
     return [without_top5(item) for item in value]
   if not isinstance(value, dict):
@@ -340,7 +340,7 @@ def _measured(found: Findings) -> Sequence[float | None]:
   keys = network_keys(found.arch, found.image_size)
   profile = found.stage('profile')
   layers = profile.get('layers', ())
-  # A prediction exists only where table and measurement are of one device.
+  # A prediction exists only if table and measurement are from one device.
   if profile.get('predicted_ms') is None or keys != tuple(
     layer['key'] for layer in layers
   ):

@@ -35,7 +35,7 @@ from spnas_jax.report.plot_style import (
 # are.
 _ROW = 0.27
 _NAME_LEFT, _BLOCK_CENTRE, _BLOCK_WIDTH, _SHAPE_LEFT = 0.38, 2.06, 0.94, 2.64
-# Superkernels side by side at most, and the height of one with its title.
+# Most superkernels side by side, and the height of one with its title.
 _COLUMNS, _CELL = 5, 1.12
 # Between panels of gates, with the title.
 _GAP = 0.38
@@ -46,7 +46,7 @@ class NetworkRow(NamedTuple):
 
   Attributes:
     name: as in 'MBConv 5x5-6'.
-    shape: height x width x channels of what it puts out.
+    shape: height x width x channels of its output.
     kernel: depthwise kernel size; 0 = not a block.
     expansion: of a block.
     ms: predicted time; None = not known.
@@ -64,7 +64,7 @@ class NetworkRow(NamedTuple):
 
 
 class PartTime(NamedTuple):
-  """What one part of a network takes.
+  """Time that one part of a network takes.
 
   Attributes:
     name: as in '5x5-6'.
@@ -82,7 +82,7 @@ class PartTime(NamedTuple):
 
 
 class Superkernel(NamedTuple):
-  """The weights of one searchable layer behind the search.
+  """The weights of one searchable layer after the search.
 
   Attributes:
     weights: [K, K, 1, C].
@@ -211,7 +211,7 @@ def layer_times(parts: Sequence[PartTime], colours: Palette = LIGHT) -> Figure:
   ends = [max(p.ms, p.slowest_ms or 0, p.measured_ms or 0) for p in parts]
   ax.set_xlim(0, 1.25 * max([*ends, 1e-9]))
   title(ax, 'Predicted time (ms)', colours)
-  ax.set_xlabel(f'together {number(total)} ms', color=colours.muted)
+  ax.set_xlabel(f'total {number(total)} ms', color=colours.muted)
   return figure
 
 

@@ -96,7 +96,7 @@ _NUMBERS: tuple[tuple[str, str, str, Format, str], ...] = (
     'projected_layers',
     'Layers changed by projection',
     count,
-    'Decisions that were turned to meet the target; 0 is best.',
+    'Decisions changed to meet the target; 0 is best.',
   ),
   (
     'search',
@@ -129,7 +129,7 @@ _NUMBERS: tuple[tuple[str, str, str, Format, str], ...] = (
     count,
     'Passes over the training images; the paper needed 8 on ImageNet.',
   ),
-  ('search', 'seconds', 'Search time', duration, 'On the clock.'),
+  ('search', 'seconds', 'Search time', duration, 'Wall-clock time.'),
   ('train', 'steps', 'Training steps', count, 'Of the final training.'),
   (
     'evaluate',
@@ -145,7 +145,7 @@ _NUMBERS: tuple[tuple[str, str, str, Format, str], ...] = (
     fraction,
     'Share of images with the right class among the five likeliest.',
   ),
-  ('evaluate', 'num_examples', 'Images scored', count, 'None twice.'),
+  ('evaluate', 'num_examples', 'Images scored', count, 'Each once.'),
   (
     'export',
     'max_abs_diff',

@@ -35,7 +35,7 @@ class Table:
 
   Attributes:
     header: of the columns.
-    rows: as many cells each.
+    rows: one cell per column each.
     explained: the last column says in words what the row means; on a phone it
       goes below the others.
     caption: above the table.

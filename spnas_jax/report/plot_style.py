@@ -96,7 +96,7 @@ def number(value: float) -> str:
 
 
 def decimals(total: float) -> int:
-  """Places behind the point that give a total four significant digits.
+  """Decimal places that give a total four significant digits.
 
   Its parts are written with as many, so that they line up and add up.
   """

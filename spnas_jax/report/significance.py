@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.stats
 
-# Two-sided: how often chance alone may be called more than chance.
+# Two-sided: how often a difference due to chance may be called clear.
 LEVEL = 0.05
 
 
@@ -19,7 +19,7 @@ class Difference(NamedTuple):
   Attributes:
     value: second mean minus first, in the unit of the samples.
     standard_error: of `value` if both groups are drawn alike.
-    degrees_of_freedom: behind the standard error.
+    degrees_of_freedom: of the standard error.
   """
 
   value: float

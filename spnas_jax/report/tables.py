@@ -16,7 +16,7 @@ from spnas_jax.report.numbers import (
 )
 from spnas_jax.report.page import Missing, Table
 
-# Of a stage's object: how the result came about, not the result.
+# Keys of a stage's object that say how the result was made.
 _ABOUT = ('config_hash', 'inputs', 'versions', 'platform', 'wall_seconds')
 
 # What each stage adds to the page, in the order of work.
@@ -31,7 +31,7 @@ _STAGES = {
   'random_search': 'Random networks at the same latency, trained alike',
   'compare_zoo': 'Known networks, trained alike',
   'compare': 'Single-path against multi-path supernets',
-  'ablate': 'Shared against individual kernels, honesty of the gates, ranking',
+  'ablate': 'Shared against individual kernels, what gates know, ranking',
   'compile': 'Memory and step time on a TPU, without a TPU',
   'zoo': 'Known networks with parameters, operations, predicted latency',
 }
@@ -55,7 +55,7 @@ _WORDS = {
   'step_seconds': 'seconds a step',
   'temp_bytes': 'memory of a step',
   'temp_bytes_per_device': 'memory of a step, each device',
-  'fits': 'fits into the device',
+  'fits': 'fits the device',
   'num_all_reduces': 'all-reduces a step',
   'estimated_step_seconds': 'seconds a step, estimated',
   'abs_change': '|change of loss|',
@@ -152,13 +152,13 @@ def latency_table(found: Findings) -> list[Table]:
     ('mean_abs_pct', 'mean error', '{:.2f}%'),
     (
       'mean_abs_pct_at_todays_speed',
-      "mean error, device's drift taken off",
+      "mean error, device's drift subtracted",
       '{:.2f}%',
     ),
     ('worst_pct', 'worst error', '{:.2f}%'),
     ('uncalibrated_mean_abs_pct', 'mean error, not calibrated', '{:.2f}%'),
     ('rank_correlation', 'rank correlation', '{:.3f}'),
-    ('drift_pct', 'device slower than then', '{:+.1f}%'),
+    ('drift_pct', 'device slower than at calibration', '{:+.1f}%'),
   ):
     if isinstance(check.get(key), (int, float)):
       rows.append((label, form.format(check[key])))

@@ -11,8 +11,8 @@ from spnas_jax.report.numbers import fraction, interval, ms, relative
 from spnas_jax.report.page import Tile, Verdict
 from spnas_jax.report.significance import difference, network_means
 
-# A measurement is called close to its prediction within so many percent, a
-# table good, and exported logits equal up to so much of a logit.
+# Percent within which a measurement is called close to its prediction, and
+# a table good; difference up to which exported logits are called equal.
 _CLOSE_PCT = 5.0
 _LOGIT = 1e-3
 
@@ -51,7 +51,7 @@ def _search_verdicts(found: Findings) -> Iterable[Verdict]:
     layers = f' of {len(found.choices)}' if found.choices else ''
     yield Verdict(
       'note' if changed else 'good',
-      f'The gates alone had decided for {ms(raw)}, {relative(raw, target)} the '
+      f'The gates alone had decided on {ms(raw)}, {relative(raw, target)} the '
       f'target; the projection onto the target changed {changed}{layers} '
       'layers.',
     )
@@ -103,7 +103,7 @@ def _profile_verdicts(found: Findings) -> Iterable[Verdict]:
     return
   compared, predicted = comparable_ms(r), r.get('predicted_ms')
   if predicted is None:
-    why = r.get('prediction', 'none: the latency table is of another device')
+    why = r.get('prediction', 'none: the latency table is from another device')
     yield Verdict(
       'note', f'Measured {ms(measured)} on the device; prediction {why}.'
     )
@@ -127,7 +127,7 @@ def _profile_verdicts(found: Findings) -> Iterable[Verdict]:
 
 
 def comparable_ms(profile: dict[str, Any]) -> float:
-  """The measured time that a prediction speaks of.
+  """The measured time that a prediction refers to.
 
   That is the network without the normalisation in front of the shipped file,
   in the statistic that latency tables hold.
@@ -146,8 +146,8 @@ def _accuracy_verdicts(found: Findings) -> Iterable[Verdict]:
     yield Verdict(
       'note',
       f'Top-1 accuracy {fraction(top1)} on {total:,} {r.get("split", "test")} '
-      f'images; so few images leave it between {fraction(low)} and '
-      f'{fraction(high)} (95% interval).'
+      f'images; with so few the 95% interval is {fraction(low)} to '
+      f'{fraction(high)}.'
       if high - low > 0.01
       else f'Top-1 accuracy {fraction(top1)} on {total:,} '
       f'{r.get("split", "test")} images (95% interval {fraction(low)} to '
@@ -160,12 +160,12 @@ def _accuracy_verdicts(found: Findings) -> Iterable[Verdict]:
 
 
 def _luck_verdict(rows: list[dict[str, Any]]) -> Verdict:
-  """The found network beside random ones of its latency."""
+  """The found network against random ones of its latency."""
   random = network_means(rows, 'random')
   off = difference(random, network_means(rows, 'found'))
   if off is None:
     return Verdict(
-      'note', 'One random network tells nothing of how far luck reaches.'
+      'note', 'One random network does not tell how far luck reaches.'
     )
   better = 'better' if off.value > 0 else 'worse'
   return Verdict(

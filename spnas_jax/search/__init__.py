@@ -1,1 +1,1 @@
-"""Searching a network: gates, runtime, controller, step, projection."""
+"""Searching for a network: gates, runtime, controller, step, projection."""

@@ -49,7 +49,7 @@ class Contestant(NamedTuple):
     steps: pure steps of one device which make up a step of the method.
     create: () -> state at step 0.
     trainable: state -> tree of everything that is trained.
-    choices: state -> the choices that it likes best, target or not.
+    choices: state -> the likeliest choices, on target or not.
     phases: in batches.
   """
 

@@ -142,7 +142,7 @@ def _at_an_end(result: dict[str, Any]) -> list[str]:
     said.append(
       'The search collapsed to the smallest network. '
       + (
-        'Lower search.lambda_, or set search.target_ms instead of it.'
+        'Lower search.lambda_, or set search.target_ms instead.'
         if target is None
         else 'Lower search.controller.limit or raise search.controller.ramp.'
       )
@@ -150,6 +150,6 @@ def _at_an_end(result: dict[str, Any]) -> list[str]:
   if target is None and raw >= high * 0.99:
     said.append(
       'The search stayed at the largest network. Raise search.lambda_, or set '
-      'search.target_ms instead of it.'
+      'search.target_ms instead.'
     )
   return said

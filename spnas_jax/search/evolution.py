@@ -37,7 +37,7 @@ class Evolution:
     table: latency of its networks.
     score: gates [num_gates] -> {'top1', 'cross_entropy'}.
     rng: of everything random.
-    mutation: probability that a layer is drawn anew.
+    mutation: probability that a layer is drawn again.
   """
 
   def __init__(
@@ -76,7 +76,7 @@ class Evolution:
   ) -> Scored:
     """The best network with target (1 - slack) <= ms <= target.
 
-    Where no network lies in that band, its lower end gives way, see `band`.
+    Where no network lies in that band, its lower end moves down, see `band`.
 
     Args:
       target_ms: limit, ms.

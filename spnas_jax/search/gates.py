@@ -3,10 +3,10 @@
 | | sampled (default) | official | paper |
 |-|-------------------|----------|-------|
 | importance | RMS over a reference RMS | L2 norm | squared L2 norm |
-| of the kernel | as it is | behind its kernel-size gate | same |
+| of the kernel | as it is | after its kernel-size gate | same |
 | gate | Bernoulli(sigmoid((s - t) / tau)) | 1(norm >= t) | 1(norm >= t) |
 | gradient | straight through | sigmoid'(norm - t) | same |
-| expansion, skip | behind batch norm | on the kernel (Eq. 3) | same |
+| expansion, skip | after batch norm | on the kernel (Eq. 3) | same |
 | warm-up | Bernoulli(keep) | decisions dropped, rest / keep | same |
 | runtime | exact, of probabilities | Eqs 11-12, of decisions | same |
 | = decoded network | yes, to rounding | no, see `SuperNet` | no |
@@ -38,7 +38,7 @@ from spnas_jax.models.superkernel import (
 from spnas_jax.models.supernet import layer_name
 from spnas_jax.networks.space import Layer, SearchSpace
 
-# float32 on TPUs, too.
+# float32 on TPUs as well.
 _dot = functools.partial(jnp.dot, precision='highest')
 
 
@@ -85,9 +85,9 @@ class Decision(NamedTuple):
 
   Attributes:
     gates: what the supernet runs with (sampled, or dropped and rescaled).
-    runtime_gates: what the loss's runtime term is taken of: probabilities
+    runtime_gates: what the loss's runtime term is of: probabilities
       (`sampled`), or `gates` (`official`, `paper`).
-    undropped: the runtime term's gates had there been no subset dropout.
+    undropped: `runtime_gates` as they would be without subset dropout.
     logits: (importance - threshold) / temperature.
     importance: of each gate's subset of weights.
   """
@@ -168,7 +168,7 @@ def _sums_of_squares(layer: Layer, group: dict[str, Any]) -> Array:
   """Of the subsets that a layer's decisions are about, float32 [subsets].
 
   The superkernel's first: the ring of each kernel size by the channels of each
-  expansion ratio; behind them the squeeze's where it is searched. One vector
+  expansion ratio; after them the squeeze's where it is searched. One vector
   for all gates, since XLA makes a kernel of every operation on a scalar.
   """
   kernel = group['depthwise']['kernel'].astype(jnp.float32)

@@ -10,8 +10,8 @@ differ in where the path weights come from:
 * proxyless: 0 or 1, sampled from the softmax. One path runs in a step of the
   weights, two in a step of the path logits, one of which is open.
 
-Of ProxylessNAS, the rescaling of a pair's logits that keeps the probabilities
-of the other paths where they were is left out: Adam moves those anyway.
+ProxylessNAS also rescales a pair's logits, which keeps the probabilities
+of the other paths as they were. It is left out: Adam moves those anyway.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The steps of a multi-path search, weights and path logits by turns (Eq. 7).
+"""The steps of a multi-path search, weights and path logits in turn (Eq. 7).
 
 The bi-level problem is solved as the multi-path methods do: a step of the
 weights on one batch, then a step of the path logits on the next, so that the
@@ -180,7 +180,7 @@ def make_path_step(search: MultiPathSearch):
       controller = search.controller.update(
         controller,
         runtime_ms,
-        # The phase's first batch is for the weights; the ramp starts behind it.
+        # The phase's first batch is for the weights; the ramp starts after it.
         search.phases.progress(state.step - 1),
         2 / search.phases.search,
       )

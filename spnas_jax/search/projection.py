@@ -12,7 +12,7 @@ from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.space import Choice, Choices, SearchSpace
 
 BINS = 4000
-# Log-likelihoods are counted in these, nats: gates at the limit of their
+# Unit of log-likelihoods, nats: gates at the limit of their
 # log-odds differ by float32 rounding only, which must not choose a network.
 GRAIN = 1e-3
 
@@ -115,7 +115,7 @@ def project_likelihoods(
 ) -> Choices:
   """`project` where a layer's candidates have log-likelihoods of their own.
 
-  Where no network lies in the band the lower end gives way: then it is the
+  If no network lies in the band, the result is the
   likeliest among the slowest networks that meet the target.
 
   Args:

@@ -96,7 +96,7 @@ class RuntimeModel:
         for s in steps
       )
       cost = jnp.asarray(self.table, jnp.float32)
-      # In float32 on TPUs, too: the default there rounds to bfloat16.
+      # In float32 on TPUs as well: the default there rounds to bfloat16.
       return keep * jnp.einsum(
         'lk,le,ls,lkes->l',
         kernel,

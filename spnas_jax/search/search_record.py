@@ -123,7 +123,7 @@ def load_inherited(
 def _inherit_choices(
   space: SearchSpace, workdir: Workdir, arch: Architecture
 ) -> Choices:
-  """Which layers `arch` is made of; the search's own record where it is its."""
+  """Which layers `arch` has; from the search's record if it found `arch`."""
   path = workdir / FOUND
   if path.exists():
     gates = np.load(io.BytesIO(path.read_bytes()))

@@ -153,7 +153,7 @@ def phases_of(config: ConfigDict) -> Phases:
 def check_phases(config: ConfigDict) -> None:
   """Refuses a search by gradient that has no step after its warm-up.
 
-  Its thresholds would never start, and the projection decide on noise.
+  Its thresholds would never start; the projection would decide on noise.
 
   Raises:
     UserError: naming `search.warmup_epochs`.
@@ -161,7 +161,7 @@ def check_phases(config: ConfigDict) -> None:
   phases = phases_of(config)
   if config.search.method == 'gradient' and phases.warm_up == phases.total:
     raise UserError(
-      f'search.warmup_epochs is {config.search.warmup_epochs}, which are all '
+      f'search.warmup_epochs is {config.search.warmup_epochs}, which is all '
       f'{phases.total} steps of search.epochs {config.search.epochs}, allowed: '
       'less, so that thresholds are trained'
     )
@@ -173,7 +173,7 @@ def _other_unit(target: float, low: float, high: float) -> str:
     ('seconds', 1e3, 'microseconds'),
     ('microseconds', 1e-3, 'seconds'),
   ):
-    # Twice as wide as the range: a wrong unit may miss it by a little, too.
+    # Twice as wide as the range: a wrong unit may also miss it by a little.
     if low / 2 <= target * ms <= 2 * high:
       return (
         f'; {target:g} looks like {unit}: search.target_ms is in ms (or the '

@@ -77,7 +77,7 @@ class Subnets:
 
   Attributes:
     split: where the images come from.
-    num_images: how many a score is of.
+    num_images: number of images in a score.
   """
 
   def __init__(

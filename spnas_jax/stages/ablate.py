@@ -1,4 +1,4 @@
-"""Stage `ablate`: the field's honest measures of a one-shot search.
+"""Stage `ablate`: the usual checks of a one-shot search.
 
 Three parts, chosen by `ablate.parts`:
 
@@ -233,7 +233,7 @@ def gates(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
 
 
 def _split(config: ConfigDict) -> str:
-  """Where the images come from on which gates are looked at."""
+  """Split of the images on which gates are checked."""
   return 'validation' if config.dataset.holdout else 'test'
 
 

@@ -1,12 +1,12 @@
 """Stage `build_table`: times every operation of a space on a device.
 
 Each distinct (operation, input shape) is exported by itself and timed. Two
-things keep a sum of such times honest:
+things keep a sum of such times accurate:
 
-* Calling a model costs something by itself: small blocks of some microseconds
-  would be charged for it once each, a network pays it once. It is measured with
-  a model that does next to nothing and taken off every entry but the stem.
-* Alone, an operation finds other caches than inside a network. Whole random
+* Calling a model has a cost of its own: small blocks of a few microseconds
+  would be charged for it once each; a network pays it once. It is measured with
+  a model that does next to nothing, and subtracted from all but the stem.
+* Alone, an operation finds other cache contents than in a network. Whole random
   networks are timed in the same rounds, and one factor is fitted to them.
 """
 

@@ -6,8 +6,8 @@ batch and recipe: trainable parameters, memory, time of a step, and, where
 
 A step is one update of the weights. A multi-path step is that and an update of
 the path logits on a second batch, as its search alternates; `step_seconds` is
-of both, `images_per_second` counts the images of both. Times are of synthetic
-images: no input pipeline is in them.
+for both, `images_per_second` counts the images of both. Times are for synthetic
+images: they include no input pipeline.
 """
 
 from __future__ import annotations
@@ -288,9 +288,9 @@ def search_once(
 
 
 def alternate(steps: list[Callable], warm_up: int) -> Callable:
-  """One step function: the first of `steps` in warm-up, then all by turns.
+  """One step function: the first of `steps` in warm-up, then all in turn.
 
-  Which one is due follows from the state's step, so a resumed search goes on
+  Which one is due follows from the state's step, so a resumed search continues
   where it was.
   """
   due: int | None = None

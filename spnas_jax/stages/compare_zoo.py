@@ -1,4 +1,4 @@
-"""Stage `compare_zoo`: known networks, trained alike (paper Table 1 in form).
+"""Stage `compare_zoo`: known networks, trained alike (as in Table 1).
 
 Zoo networks, the network that the workdir's search found and what its random
 search drew, on one data set with one recipe, `config.train`. Several widths of
@@ -64,7 +64,7 @@ class Entry:
     name: zoo name, or `FOUND`.
     width: channels over the original's.
     arch: the network, made for the data set.
-    search_epochs: what its search took; None = nobody searched, or not known.
+    search_epochs: what its search took; None = not searched, or not known.
   """
 
   name: str
@@ -307,7 +307,7 @@ def spell(config: ConfigDict, rows: list[dict[str, Any]]) -> str:
   if any(row['ms_kind'] == 'predicted' for row in rows):
     lines.append('~ predicted from the latency table, not measured')
   lines.append(
-    'Search costs of zoo networks are of ImageNet, as the paper gives them.'
+    'Search costs of zoo networks are for ImageNet, as the paper gives them.'
   )
   return '\n'.join(lines)
 

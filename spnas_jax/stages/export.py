@@ -30,8 +30,8 @@ from spnas_jax.training.trained import load_trained, trained_hash
 SIDECAR_SCHEMA = 1
 # Images per step of the JAX network that the files are compared with.
 _CHECK_BATCH = 32
-# Of float32 logits, over their range: more is not rounding but another network
-# or another input, such as pixels where normalised images are due.
+# Difference of float32 logits over their range: more means another network
+# or another input, such as pixels instead of normalised images.
 _MOST_REL_DIFF = 1e-2
 
 
@@ -167,7 +167,7 @@ def compare(
 
 
 def spell_result(result: dict[str, Any], path: str) -> list[str]:
-  """The result in a line, and one for each thing that is to be looked at."""
+  """The result in one line, and a line for each thing to look at."""
   int8 = 'none'
   if result['int8_error'] is None:
     int8 = (
@@ -191,7 +191,7 @@ def spell_result(result: dict[str, Any], path: str) -> list[str]:
   if result['int8_error'] is not None:
     lines.append(
       f'WARNING: there is no int8 model: {result["int8_error"]}; the '
-      'float32 and float16 models are not touched by that'
+      'float32 and float16 models are not affected'
     )
   return lines
 
@@ -241,7 +241,7 @@ def describe_models(
 def _inside(
   config: ConfigDict, arch: Architecture
 ) -> tuple[np.ndarray, np.ndarray] | None:
-  """The normalisation that goes into the models, None = the app's business."""
+  """The normalisation that goes into the models, None = left to the app."""
   if not config.export.normalise_inside:
     return None
   return augmentation.scale_and_offset(config.dataset, arch.input_channels)

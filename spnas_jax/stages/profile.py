@@ -1,8 +1,8 @@
 """Stage `profile`: how long the exported network takes, and what was predicted.
 
 The exported file may have the normalisation inside, which no latency table
-knows. So the bare network is timed beside it, and predictions are held against
-that.
+knows. So the bare network is timed as well, and predictions are compared with
+it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _BARE = 'bare network'
 
 
 def check(config: ConfigDict, workdir: Workdir) -> None:
-  """Refuses a device or a table that cannot be used, before a training.
+  """Refuses a device or a table that cannot be used, before any training.
 
   Raises:
     UserError: as it says.
@@ -88,8 +88,8 @@ def _measure(
   arch, image_size, files = read_exported(workdir)
   beginnings = export_beginnings(arch, image_size)
   bare = beginnings.pop(_BARE)
-  # Differences of beginnings are a layer's time inside the network, for a
-  # device that does not tell it.
+  # Differences of growing parts are a layer's time inside the network, for a
+  # device that does not report it.
   parts = {} if device.tells_operations else beginnings
   timings = measuring.measure(
     'profile', workdir, device, {**files, _BARE: bare, **parts}, config.profile
@@ -139,7 +139,7 @@ def read_exported(
 
 
 def export_beginnings(arch: Architecture, image_size: int) -> dict[str, bytes]:
-  """Growing parts of a network: stem; and one block; ...; all of it."""
+  """Growing parts of a network: stem; stem, one block; ...; all of it."""
   rng = np.random.default_rng(0)
   parts = {
     f'stem and {n} blocks': network_tflite(arch, image_size, rng, n)
@@ -171,7 +171,7 @@ def predict(
   image_size: int,
   bare_ms: float,
 ) -> dict[str, Any]:
-  """What a table says of a network, if it may say anything.
+  """A table's prediction of a network, if the table holds for it.
 
   Returns:
     'predicted_ms' and 'error_pct' (of the bare network's time), both None where
@@ -208,7 +208,7 @@ def _unfit(table: LatencyTable | None, device: Device, image_size: int) -> str:
     return 'latency_table is not set'
   here = device.describe()['device']
   if table.device != here:
-    return f'the table is of {spell(table.device)}, this is {spell(here)}'
+    return f'the table is from {spell(table.device)}, this is {spell(here)}'
   if table.threads != device.threads:
     return f'the table is for {table.threads} threads, not {device.threads}'
   if table.image_size != image_size:

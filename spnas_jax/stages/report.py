@@ -33,7 +33,7 @@ from spnas_jax.report.verdicts import tiles, verdicts
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   """Stage `report`; leaves `report/index.html` and its pictures as PNG files.
 
-  It is cheap and always drawn anew. A part that the workdir does not have is
+  It is cheap and always redrawn. A part that the workdir does not have is
   left out, with a line that says which command makes it.
   """
   start = time.monotonic()
@@ -122,7 +122,7 @@ def _draw(
   """A picture in both themes; none, and a problem, where it cannot be drawn."""
   try:
     return [Picture(name, png(make(LIGHT)), png(make(DARK)), caption)]
-  except Exception as e:  # Whatever the data and Matplotlib are up to.
+  except Exception as e:  # Odd data, or Matplotlib itself.
     why = ' '.join(str(e).split()) or type(e).__name__
     found.problems.append(f'The picture {name} is left out: {why}')
     return []

@@ -231,7 +231,7 @@ def _opening(search: Search, problem: SearchProblem) -> str:
     f'search: {len(space.layers)} searchable layers, {len(space.gates)} gates, '
     f'{space.num_networks:.3g} networks from {problem.min_ms:.4g} to '
     f'{problem.max_ms:.4g} ms on {problem.table.name!r}; {aim}; '
-    f'{search.phases.total} steps, the first {search.phases.warm_up} warm up'
+    f'{search.phases.total} steps, the first {search.phases.warm_up} in warm-up'
   )
 
 

@@ -21,7 +21,7 @@ from spnas_jax.training.trained import statistics_images, train_network
 def check(config: ConfigDict, workdir: Workdir) -> None:
   """Refuses what can be refused before anything is compiled.
 
-  What only a search of the same command leaves is looked at by `run`.
+  `run` checks what only a search of the same command leaves.
 
   Raises:
     UserError: network, weights, data or batch do not fit together.

@@ -92,7 +92,7 @@ def _leave(workdir: Workdir) -> None:
   try:
     result = workdir.results()['validate_table']
     workdir.write('validate_table.png', scatter_plot(result))
-  except Exception as e:  # The numbers are there; the report draws it, too.
+  except Exception as e:  # The numbers are there; the report draws it as well.
     say(f'validate_table: the picture is left out: {" ".join(str(e).split())}')
 
 
@@ -102,7 +102,7 @@ def choose_networks(
   """(networks the table has not seen, those it was calibrated with).
 
   Raises:
-    UserError: the space has no network beside those of the calibration.
+    UserError: the space has no network besides those of the calibration.
   """
   known = table.calibration.get('networks', ())
   networks = random_networks(
@@ -212,12 +212,12 @@ def verdict(result: dict[str, Any]) -> str:
   elif error <= _USABLE_PCT:
     words += f'. Usable, but leave a margin of {result["worst_pct"]:.0f}%.'
   else:
-    words += '. Not to be searched with: measure again on a quieter device.'
+    words += '. Do not search with it: measure again on a quieter device.'
   if moved is not None and abs(moved) > _GOOD_PCT:
     slower = 'slower' if moved > 0 else 'faster'
     words += (
       f' The device runs {abs(moved):.1f}% {slower} than when the table was '
-      'made, which is in these errors: without it they are '
+      'made, which these errors include: without it they are '
       f'{result["mean_abs_pct_at_todays_speed"]:.2f}% on average.'
     )
   return words

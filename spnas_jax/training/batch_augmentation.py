@@ -19,7 +19,7 @@ ERASED_ASPECT = (0.3, 1 / 0.3)
 
 
 def mixup(key: Array, images: Array, alpha: float) -> tuple[Array, Array]:
-  """Blends every image with its mirror place in the device's batch.
+  """Blends every image with that at the mirrored place in the device's batch.
 
   Zhang et al., 2017; one weight for the whole batch, as timm draws it. The loss
   is blended likewise: weight * CE(labels) + (1 - weight) * CE(labels[::-1]).
@@ -41,7 +41,7 @@ def random_erasing(key: Array, images: Array, probability: float) -> Array:
   """Puts a rectangle of zeros, the mean pixel, into some of the images.
 
   Drawn for the global batch and sliced, so an example loses the same rectangle
-  on however many devices the batch is spread.
+  however many devices share the batch.
 
   Args:
     key: the same on all devices.

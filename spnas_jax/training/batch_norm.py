@@ -1,7 +1,7 @@
 """Re-estimation of batch-norm statistics for fixed gates or a fixed network.
 
 Running averages lag behind the weights: they begin at 0 and 1, remember some
-1 / (1 - momentum) steps, and are averaged once more beside the weights. After
+1 / (1 - momentum) steps, and are averaged again along with the weights. After
 220 steps at momentum 0.99 a network that is right on 94% of its batches scored
 37% with them. So no network is scored, exported or inherited with running
 averages: its statistics are the mean over `batch_norm_batches` training batches

@@ -73,5 +73,5 @@ class Checkpoints:
       raise UserError(
         f'checkpoint {self._manager.directory}/{self.latest} does not fit this '
         f'configuration or is damaged ({reason}); use another --workdir, or '
-        'remove its folder to go on from the one before'
+        'remove its folder to continue from the one before'
       ) from e

@@ -20,7 +20,7 @@ def event_writer(
   """Opens `STAGE/events`; the context gives (step, scalars) -> None.
 
   Curves are nice to have: whatever goes wrong with them (a full disk, a
-  library) is said once and costs the curves, not the training.
+  library) is reported once and costs the curves, not the training.
   """
   writer: Any = None
 
@@ -31,7 +31,7 @@ def event_writer(
     except Exception as e:
       writer = None
       why = ' '.join(str(e).split()) or type(e).__name__
-      say(f'{stage}: goes on without event files: {why}')
+      say(f'{stage}: continues without event files: {why}')
       return None
 
   def write(step: int, scalars: dict[str, float]) -> None:

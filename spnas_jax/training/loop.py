@@ -90,7 +90,7 @@ def run_steps(
       before = metrics
       state, metrics = step_fn(state, batch)
       # One step runs, one waits. More of them gain nothing, and on a CPU with
-      # more devices than cores some dozens wait for each other's threads: XLA
+      # more devices than cores dozens wait for each other's threads: XLA
       # aborts the process after 40 seconds.
       jax.block_until_ready(before)
       done = step + 1

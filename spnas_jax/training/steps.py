@@ -24,7 +24,7 @@ def dropout_mask(
   """Inverted-dropout mask [local_batch, features] of this device's examples.
 
   Drawn for the global batch and sliced, so an example meets the same mask on
-  however many devices the batch is spread.
+  however many devices share the batch.
   """
   if not rate:
     return None

@@ -114,7 +114,7 @@ def _statistics(
 
 
 def statistics_images(config: ConfigDict, steps: int) -> int:
-  """Images from which batch statistics were estimated; 0 = not, as given."""
+  """Images from which batch statistics were estimated; 0 = kept as given."""
   recipe = config.train
   return recipe.batch_norm_batches * recipe.batch_size if steps else 0
 
@@ -134,7 +134,7 @@ def trained_hash(workdir: Workdir) -> str:
   """Identity of what was trained in a workdir.
 
   Raises:
-    UserError: nothing was.
+    UserError: nothing was trained.
   """
   result = _trained(workdir)
   if 'batch_norm_images' not in result:

@@ -67,7 +67,7 @@ SUPERNETS: dict[str, dict[str, float]] = {
 }
 # Supernets that random networks are ranked in, by the row they come from.
 RANKED = ('search', 'supernet', *SUPERNETS)
-# Recipes of the networks trained here, by kind of row; docs/search.md says how
+# Recipes of the networks trained here; docs/lab/search_log.md says how
 # they were chosen.
 _SHORT = {'epochs': 2.0, 'batch_size': 128, 'lr_warmup_epochs': 0.2}
 RECIPES: dict[str, dict[str, Any]] = {

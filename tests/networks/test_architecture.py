@@ -201,7 +201,7 @@ def test_a_wrong_field_is_named_with_value_and_allowed(field, value, allowed):
     (1, 'kernel', 4, '1, 3, 5, 7'),
     (1, 'kernel', -3, '1, 3, 5, 7'),
     (1, 'stride', 0, '1, 2'),
-    (1, 'in_channels', 12, '8, what the layer before gives'),
+    (1, 'in_channels', 12, '8, the output of the layer before'),
     (2, 'out_channels', 0, 'a whole number from 1'),
     (2, 'expansion', 0, 'a whole number from 1'),
     (0, 'expansion', 6, '1 for ds and dsa blocks'),

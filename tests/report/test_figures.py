@@ -182,7 +182,7 @@ def test_layer_times_shows_slowest_and_measured():
   (mark,) = [line for line in ax.lines if line.get_gid() == 'measured']
   assert list(mark.get_xdata()) == [0.6, 0.6]
   assert [t.get_text() for t in ax.get_yticklabels()] == [p.name for p in parts]
-  assert ax.get_xlabel() == 'together 0.7500 ms'
+  assert ax.get_xlabel() == 'total 0.7500 ms'
   assert '0.5000' in texts(figure)
 
 

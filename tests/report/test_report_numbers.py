@@ -101,7 +101,7 @@ def test_verdicts_on_luck():
   assert kind == 'note' and 'chance can explain' in text and '3.56' in text
   assert verdict(0.84, *four)[0] == 'good'
   assert verdict(0.76, *four)[0] == 'bad'
-  assert 'tells nothing' in verdict(0.9, 0.8)[1]
+  assert 'does not tell' in verdict(0.9, 0.8)[1]
 
 
 def test_verdicts_on_export_and_table():

@@ -131,7 +131,7 @@ def test_drift():
       9.0,
       8.0,
       0.9,
-      'Not to be searched with.*8.0% slower.*without it they are 0.50%',
+      'Do not search with it.*8.0% slower.*without it they are 0.50%',
       'Good',
     ),
     (3.0, -4.0, 0.9, '4.0% faster', 'Good'),
@@ -164,7 +164,7 @@ def test_stage(config, device, tmp_path):
   assert result['mean_abs_pct'] > 15
   assert result['uncalibrated_mean_abs_pct'] < 10
   assert result['drift_pct'] is not None
-  assert 'Not to be searched with' in result['verdict']
+  assert 'Do not search with it' in result['verdict']
   png = (tmp_path / 'run/validate_table.png').read_bytes()
   assert png.startswith(b'\x89PNG')
   assert len(device.taken) == 2 * (6 + 2)
