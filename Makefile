@@ -3,7 +3,8 @@
 # make test-all also the slow ones
 # make install-check  the installed package, from an empty folder
 # make bench  timings against others, into tests/benchmarks/benchmarks.md
-PYTHON ?= python3
+# 3.12 where it is there: JAX after 0.10 needs it.
+PYTHON ?= $(shell python3.12 -c 'print("python3.12")' 2>/dev/null || echo python3)
 VENV ?= .venv
 BIN = $(VENV)/bin
 DEMO = runs/demo

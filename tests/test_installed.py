@@ -50,7 +50,11 @@ def test_requirements_are_stated_once():
   dynamic = PROJECT['tool']['setuptools']['dynamic']
   assert dynamic['dependencies'] == {'file': ['requirements.txt']}
   assert 'dependencies' not in PROJECT['project']
-  for file in ('requirements.txt', 'requirements-dev.txt'):
+  for file in (
+    'requirements.txt',
+    'requirements-dev.txt',
+    'requirements-cuda.txt',
+  ):
     for line in (ROOT / file).read_text().splitlines():
       if line and not line.startswith('#'):
         assert re.fullmatch(r'[\w.\[\]-]+[=<>][^#]+#.+', line), line

@@ -9,7 +9,11 @@ from ml_collections import ConfigDict
 
 from spnas_jax.core.errors import UserError
 from spnas_jax.networks import zoo
-from spnas_jax.networks.architecture import EPSILONS, STEM_KERNELS
+from spnas_jax.networks.architecture import (
+  ACTIVATIONS,
+  EPSILONS,
+  STEM_KERNELS,
+)
 from spnas_jax.networks.block import MAX_CHANNELS
 
 # Limits that nobody needs, but up to which everything can be counted; what
@@ -92,6 +96,10 @@ RANGES: dict[str, tuple[float, float]] = {
   'compare.warmup_steps': (0, MANY),
   'compare.epochs': (0, MAX_EPOCHS),
 }
+MULTI_PATH = ('fbnet', 'darts', 'proxyless')
+ABLATE_PARTS = ('kernels', 'gates', 'ranking')
+RUNTIME_FORMS = ('exact', 'factorised')
+GATES = ('sampled', 'official', 'paper')
 _RECIPE_CHOICES = {
   'optimizer': ('rmsprop', 'sgd', 'adamw'),
   'schedule': ('cosine', 'exponential', 'constant'),
@@ -101,13 +109,19 @@ CHOICES: dict[str, tuple[str, ...]] = {
   **{f'search.{k}': v for k, v in _RECIPE_CHOICES.items()},
   **{f'train.{k}': v for k, v in _RECIPE_CHOICES.items()},
   'device': ('host', 'adb'),
-  'space.activation': ('relu', 'relu6'),
+  'space.activation': ACTIVATIONS,
   'search.method': ('gradient', 'evolution'),
-  'search.gates': ('sampled', 'official', 'paper'),
-  'search.runtime_form': ('', 'exact', 'factorised'),
+  'search.gates': GATES,
+  'search.runtime_form': ('', *RUNTIME_FORMS),
   'search.gate_samples': ('shared', 'per_device'),
   'evaluate.split': ('test', 'validation'),
   'compile.step': ('search', 'train'),
+}
+# Of these each key holds several.
+CHOICES_OF_EACH: dict[str, tuple[str, ...]] = {
+  'ablate.parts': ABLATE_PARTS,
+  'compare.methods': ('single_path', *MULTI_PATH),
+  'compare_zoo.networks': tuple(zoo.names()),
 }
 
 
@@ -125,6 +139,18 @@ def check(config: ConfigDict) -> None:
   Raises:
     UserError: one line with field, value and what is allowed.
   """
+  _check_ranges(config)
+  _check_choices(config)
+  _check_finite('', config)
+  _check_space(config.space)
+  _check_several(config)
+  _check_search(config.search)
+  mixup = config.train.mixup
+  if 0 < mixup < 1e-3:  # Where Beta is not a number in float32.
+    raise UserError(f'train.mixup is {mixup}, allowed: 0, or 0.001 to 100')
+
+
+def _check_ranges(config: ConfigDict) -> None:
   for field, (low, high) in RANGES.items():
     value = get(config, field)
     if value is None:
@@ -136,6 +162,9 @@ def check(config: ConfigDict) -> None:
       if high <= 1:
         allowed += ', a fraction: 0.05 for 5%'
       raise UserError(f'{field} is {value}, allowed: {allowed}')
+
+
+def _check_choices(config: ConfigDict) -> None:
   for field, allowed_names in CHOICES.items():
     value = get(config, field)
     if value not in allowed_names:
@@ -147,53 +176,45 @@ def check(config: ConfigDict) -> None:
       f"train.init is {init!r}, allowed: 'scratch', 'inherit', the path of an "
       '.npz file'
     )
-  _check_finite('', config)
-  _check_space(config.space)
+  for field, allowed_names in CHOICES_OF_EACH.items():
+    for name in get(config, field):
+      if name not in allowed_names:
+        names = ', '.join(repr(name) for name in allowed_names)
+        raise UserError(f'{field} has {name!r}, allowed: {names}')
+
+
+def _check_several(config: ConfigDict) -> None:
+  """Refuses numbers of keys that hold several."""
   seeds, (low, high) = config.random_search.train_seeds, RANGES['seed']
   if not seeds or not all(low <= seed <= high for seed in seeds):
     raise UserError(
       f'random_search.train_seeds is {seeds}, allowed: one or more whole '
       f'numbers from {low} to {high}'
     )
-  for part in config.ablate.parts:
-    if part not in ('kernels', 'gates', 'ranking'):
-      raise UserError(
-        f"ablate.parts has {part!r}, allowed: 'kernels', 'gates', 'ranking'"
-      )
-  methods = ('single_path', 'fbnet', 'darts', 'proxyless')
-  for method in config.compare.methods:
-    if method not in methods:
-      names = ', '.join(repr(name) for name in methods)
-      raise UserError(f'compare.methods has {method!r}, allowed: {names}')
-  for name in config.compare_zoo.networks:
-    if name not in zoo.names():
-      raise UserError(
-        f'compare_zoo.networks has {name!r}, allowed: {", ".join(zoo.names())}'
-      )
   for key in ('widths', 'found_widths'):
     for width in config.compare_zoo[key]:
       if not 0.05 <= width <= 20:
         raise UserError(f'compare_zoo.{key} has {width}, allowed: 0.05 to 20')
-  fall = config.search.temperature_fall
+
+
+def _check_search(c: ConfigDict) -> None:
+  """Refuses values of section `search` that do not fit each other."""
+  fall = c.temperature_fall
   if len(fall) != 2 or not 0 <= fall[0] <= fall[1] <= 1:
     raise UserError(
       f'search.temperature_fall is {fall}, allowed: two ascending '
       'fractions from 0 to 1: 0.05 for 5%'
     )
-  if 0 < config.train.mixup < 1e-3:  # Where Beta is not a number in float32.
-    raise UserError(
-      f'train.mixup is {config.train.mixup}, allowed: 0, or 0.001 to 100'
-    )
-  start, end = config.search.temperature_start, config.search.temperature_end
+  start, end = c.temperature_start, c.temperature_end
   if end > start:
     raise UserError(
       f'search.temperature_end is {end}, allowed: up to '
       f'search.temperature_start, {start}'
     )
-  if config.search.warmup_epochs > config.search.epochs:
+  if c.warmup_epochs > c.epochs:
     raise UserError(
-      f'search.warmup_epochs is {config.search.warmup_epochs}, allowed: 0 to '
-      f'search.epochs, {config.search.epochs}'
+      f'search.warmup_epochs is {c.warmup_epochs}, allowed: 0 to '
+      f'search.epochs, {c.epochs}'
     )
 
 

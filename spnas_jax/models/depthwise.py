@@ -300,7 +300,7 @@ def _kernel_gradient(x: Array, dy: Array, geometry: _Geometry) -> Array:
   kernel element and sums one channel at a time. Here the kernel's elements are
   the image: a loop over groups of examples and tiles of the map adds all of a
   tile's positions into an accumulator [group, k, k, channels] that stays in the
-  cache.
+  cache. One function, because its loop body closes over all of its geometry.
   """
   batch, _, _, channels = x.shape
   height, width = geometry

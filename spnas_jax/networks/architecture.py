@@ -233,11 +233,12 @@ def _construct(cls, fields: Any, where: str):
 _TYPES = {'int': int, 'str': str, 'float': float, 'bool': bool}
 
 
-def _validate(arch: Architecture) -> None:
-  def check(ok: bool, field: str, value, allowed: str):
-    if not ok:
-      raise UserError(f'{field} is {value!r}, allowed: {allowed}')
+def _check(ok: bool, field: str, value: Any, allowed: str) -> None:
+  if not ok:
+    raise UserError(f'{field} is {value!r}, allowed: {allowed}')
 
+
+def _validate(arch: Architecture) -> None:
   at = 'architecture: '
   for field in ('input_channels', 'stem_channels', 'num_classes'):
     check_whole(at + field, getattr(arch, field))
@@ -247,51 +248,58 @@ def _validate(arch: Architecture) -> None:
   check_choice(at + 'activation', arch.activation, ACTIVATIONS)
   check_choice(at + 'padding', arch.padding, PADDINGS)
   momentum, epsilon = arch.batch_norm_momentum, arch.batch_norm_epsilon
-  check(0 <= momentum < 1, at + 'batch_norm_momentum', momentum, '0 to below 1')
-  check(
-    EPSILONS[0] <= epsilon <= EPSILONS[1],
+  _check(
+    0 <= momentum < 1, at + 'batch_norm_momentum', momentum, '0 to below 1'
+  )
+  low, high = EPSILONS
+  _check(
+    low <= epsilon <= high,
     at + 'batch_norm_epsilon',
     epsilon,
-    f'{EPSILONS[0]:g} to {EPSILONS[1]:g}',
+    f'{low:g} to {high:g}',
   )
   provenance = arch.provenance
-  check(
+  _check(
     isinstance(provenance, dict), at + 'provenance', provenance, 'an object'
   )
-  check(len(arch.blocks) > 0, at + 'blocks', (), 'at least one block')
+  _check(len(arch.blocks) > 0, at + 'blocks', (), 'at least one block')
   check_whole(at + 'number of blocks', len(arch.blocks), 1, MAX_BLOCKS)
   channels = arch.stem_channels
-  for i, b in enumerate(arch.blocks):
-    at = f'architecture: blocks[{i}].'
-    check_choice(at + 'op', b.op, OPS)
-    check_choice(at + 'kernel', b.kernel, KERNELS)
-    check_choice(at + 'stride', b.stride, STRIDES)
-    check(
-      b.in_channels == channels,
-      at + 'in_channels',
-      b.in_channels,
-      f'{channels}, the output of the layer before',
-    )
-    check_whole(at + 'out_channels', b.out_channels)
-    check_whole(at + 'expansion', b.expansion, 1, MAX_EXPANSION)
-    check(
-      b.op == 'ir' or b.expansion == 1,
-      at + 'expansion',
-      b.expansion,
-      '1 for ds and dsa blocks',
-    )
-    check_ratio(at + 'squeeze_ratio', b.squeeze_ratio)
-    check_whole(at + 'groups', b.groups)
-    check(
-      b.in_channels % b.groups == 0 and b.out_channels % b.groups == 0,
-      at + 'groups',
-      b.groups,
-      'a divisor of both channel counts',
-    )
-    check(
-      not b.residual or (b.stride == 1 and b.in_channels == b.out_channels),
-      at + 'residual',
-      b.residual,
-      'only at stride 1 with equal channels',
-    )
-    channels = b.out_channels
+  for i, block in enumerate(arch.blocks):
+    _validate_block(f'architecture: blocks[{i}].', block, channels)
+    channels = block.out_channels
+
+
+def _validate_block(at: str, b: Block, channels: int) -> None:
+  """Refuses a block that cannot follow a layer of `channels` channels."""
+  check_choice(at + 'op', b.op, OPS)
+  check_choice(at + 'kernel', b.kernel, KERNELS)
+  check_choice(at + 'stride', b.stride, STRIDES)
+  _check(
+    b.in_channels == channels,
+    at + 'in_channels',
+    b.in_channels,
+    f'{channels}, the output of the layer before',
+  )
+  check_whole(at + 'out_channels', b.out_channels)
+  check_whole(at + 'expansion', b.expansion, 1, MAX_EXPANSION)
+  _check(
+    b.op == 'ir' or b.expansion == 1,
+    at + 'expansion',
+    b.expansion,
+    '1 for ds and dsa blocks',
+  )
+  check_ratio(at + 'squeeze_ratio', b.squeeze_ratio)
+  check_whole(at + 'groups', b.groups)
+  _check(
+    b.in_channels % b.groups == 0 and b.out_channels % b.groups == 0,
+    at + 'groups',
+    b.groups,
+    'a divisor of both channel counts',
+  )
+  _check(
+    not b.residual or (b.stride == 1 and b.in_channels == b.out_channels),
+    at + 'residual',
+    b.residual,
+    'only at stride 1 with equal channels',
+  )

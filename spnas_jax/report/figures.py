@@ -265,6 +265,37 @@ def predicted_measured(
   return figure
 
 
+def _plot_points(ax, label, points, marker, colour, size, colours) -> None:
+  ordered = sorted(points)
+  ax.plot(
+    [p.ms for p in ordered],
+    [100 * p.top1 for p in ordered],
+    marker,
+    color=colour,
+    ms=size,
+    mec=colours.surface,
+    mew=0.8,
+    lw=1.4,
+    label=label,
+    zorder=3,
+  )
+
+
+def _name_points(ax, label, points, colour, size, colours) -> None:
+  """Writes the name above the best point."""
+  top = max(points, key=lambda p: p.top1)
+  ax.annotate(
+    label,
+    (top.ms, 100 * top.top1),
+    xytext=(0, size / 2 + 3),
+    textcoords='offset points',
+    ha='center',
+    color=colour,
+    fontsize=SMALL,
+    bbox={'facecolor': colours.surface, 'lw': 0, 'pad': 0.5, 'alpha': 0.8},
+  )
+
+
 def accuracy_latency(
   found: Sequence[Point] = (),
   random: Sequence[Point] = (),
@@ -307,35 +338,11 @@ def accuracy_latency(
     ('found', found, '*-', 'blue', 15),
   ]
   for label, points, marker, name, size in groups:
-    if not points:
-      continue
-    colour = getattr(colours, name)
-    ordered = sorted(points)
-    ax.plot(
-      [p.ms for p in ordered],
-      [100 * p.top1 for p in ordered],
-      marker,
-      color=colour,
-      ms=size,
-      mec=colours.surface,
-      mew=0.8,
-      lw=1.4,
-      label=label,
-      zorder=3,
-    )
-    if families:
-      continue
-    top = max(points, key=lambda p: p.top1)
-    ax.annotate(
-      label,
-      (top.ms, 100 * top.top1),
-      xytext=(0, size / 2 + 3),
-      textcoords='offset points',
-      ha='center',
-      color=colour,
-      fontsize=SMALL,
-      bbox={'facecolor': colours.surface, 'lw': 0, 'pad': 0.5, 'alpha': 0.8},
-    )
+    if points:
+      colour = getattr(colours, name)
+      _plot_points(ax, label, points, marker, colour, size, colours)
+      if not families:
+        _name_points(ax, label, points, colour, size, colours)
   ax.margins(x=0.16, y=0.2)
   if families:
     ax.legend(frameon=False, fontsize=SMALL, labelcolor=colours.ink)

@@ -19,6 +19,7 @@ from spnas_jax.config.defaults import make_space
 from spnas_jax.config.workdir import Workdir, differences, stage_inputs
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.remote import as_path, reaching
+from spnas_jax.export.network import FILES
 from spnas_jax.latency.table import LatencyTable, network_keys
 from spnas_jax.networks.architecture import (
   Architecture,
@@ -35,11 +36,7 @@ from spnas_jax.report.network_figures import (
 )
 from spnas_jax.training.history import History, read_npz
 
-MODELS = {
-  'float32': 'model.tflite',
-  'float16': 'model_fp16.tflite',
-  'int8': 'model_int8.tflite',
-}
+MODELS = {precision: name for precision, (name, _) in FILES.items()}
 _UNREADABLE = (UserError, OSError)
 
 

@@ -25,13 +25,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from spnas_jax.config.rules import MULTI_PATH
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.models.layers import Frame, MBConv, Style
 from spnas_jax.models.supernet import layer_name
 from spnas_jax.networks.space import Choice, Choices, Layer, SearchSpace
 from spnas_jax.search.projection import choice_costs
-
-METHODS = ('darts', 'fbnet', 'proxyless')
 
 
 def layer_paths(space: SearchSpace) -> list[Choices]:
@@ -160,7 +159,7 @@ def decide_paths(
   """The paths of one step.
 
   Args:
-    method: one of `METHODS`.
+    method: one of `rules.MULTI_PATH`.
     space: the search space.
     path_logits: float32 [paths], see `layer_paths`.
     key: random key; the same on all devices.
@@ -175,7 +174,7 @@ def decide_paths(
     noise = jax.random.gumbel(key, logits.shape)
     return Paths(jax.nn.softmax((logits + noise) / temperature))
   if method != 'proxyless':
-    raise ValueError(f'method is {method!r}, allowed: {", ".join(METHODS)}')
+    raise ValueError(f'method is {method!r}, allowed: {", ".join(MULTI_PATH)}')
   draw, open_ = jax.random.split(key)
   # The largest of logits + Gumbel noise are draws without replacement.
   noisy = lax.stop_gradient(logits) + jax.random.gumbel(draw, logits.shape)

@@ -49,7 +49,7 @@ class MultiPathSearch:
 
   Attributes:
     net: the network.
-    method: one of `METHODS`.
+    method: one of `rules.MULTI_PATH`.
     costs: milliseconds of the paths.
     phases: warm-up (weights only) and search, in batches.
     controller: of lambda; None = `recipe.lambda_`.

@@ -19,10 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from spnas_jax.config.rules import RUNTIME_FORMS
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.space import SearchSpace
-
-FORMS = ('exact', 'factorised')
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -79,8 +78,8 @@ class RuntimeModel:
 
   def layers(self, gates: Array, form: str = 'exact') -> Array:
     """Runtime of every searchable layer, float32 [layers] ms."""
-    if form not in FORMS:
-      raise ValueError(f'form is {form!r}, allowed: {", ".join(FORMS)}')
+    if form not in RUNTIME_FORMS:
+      raise ValueError(f'form is {form!r}, allowed: {", ".join(RUNTIME_FORMS)}')
     gates = gates.astype(jnp.float32)
     extended = jnp.concatenate([gates, jnp.array([0.0, 1.0], jnp.float32)])
     used = {k: extended[index] for k, index in self.positions.items()}

@@ -66,9 +66,8 @@ def run_steps(
   every = max(1, length.steps(recipe.checkpoint_epochs))
   total = length.total
   with contextlib.ExitStack() as stack:
-    checkpoints = stack.enter_context(
-      Checkpoints(workdir / stage / 'checkpoints')
-    )
+    folder = workdir / stage
+    checkpoints = stack.enter_context(Checkpoints(folder / 'checkpoints'))
     state = _restored(stage, state, checkpoints, total)
     first = int(state.step)
     write_events = stack.enter_context(
@@ -84,9 +83,8 @@ def run_steps(
       write_events,
     )
     metrics: Any = None
-    for step, batch in zip(
-      range(first, total), batches_from(first), strict=False
-    ):
+    batches = batches_from(first)
+    for step, batch in zip(range(first, total), batches, strict=False):
       before = metrics
       state, metrics = step_fn(state, batch)
       # One step runs, one waits. More of them gain nothing, and on a CPU with
