@@ -39,6 +39,19 @@ _READ_PIXELS = {
   'compare',
   'ablate',
 }
+# Those that read the latency table.
+_READ_TABLE = {
+  'search',
+  'profile',
+  'validate_table',
+  'random_search',
+  'compare_zoo',
+  'compare',
+  'compile',
+  'ablate',
+}
+# `latency_table` of who has none yet.
+MEASURE = 'measure'
 # The stages that 'all' runs.
 ALL = ('search', 'train', 'evaluate', 'export', 'profile', 'report')
 
@@ -82,9 +95,26 @@ def run_stages(names: Iterable[str], config: ConfigDict, workdir: Any) -> Any:
   stages = [importlib.import_module(f'spnas_jax.stages.{n}') for n in names]
   if _READ_PIXELS & set(names):
     input_pipeline.fill_statistics(config.dataset)
+  _measure_table(names, config, workdir)
   for stage in stages:
     getattr(stage, 'check', lambda *_: None)(config, workdir)
   result = None
   for stage in stages:
     result = stage.run(config, workdir)
   return result
+
+
+def _measure_table(
+  names: tuple[str, ...], config: ConfigDict, workdir: Any
+) -> None:
+  """Where `latency_table` is 'measure', makes the workdir's own, once."""
+  if config.latency_table != MEASURE:
+    return
+  table = workdir / 'latency_table.json'
+  config.latency_table = str(table)
+  if _READ_TABLE & set(names):
+    from spnas_jax.stages import build_table  # As above.
+
+    build_table.run(config, workdir)
+  elif not table.exists():
+    config.latency_table = ''

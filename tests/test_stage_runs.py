@@ -1,5 +1,6 @@
 """Stages in a row: which there are, and what is refused before the first."""
 
+import functools
 import importlib.util
 import sys
 
@@ -95,3 +96,37 @@ def test_a_finished_stage_needs_no_data(workdir, monkeypatch):
 
 def _never(*_):
   raise AssertionError('called')
+
+
+class Stages:
+  """Stands in for `spnas_jax.stages`: notes what runs under which table."""
+
+  def __init__(self, monkeypatch):
+    self.ran = []
+    for name in ('build_table', 'search', 'train', 'report'):
+      module = importlib.import_module(f'spnas_jax.stages.{name}')
+      monkeypatch.setattr(module, 'check', lambda *_: None, raising=False)
+      monkeypatch.setattr(module, 'run', functools.partial(self._run, name))
+
+  def _run(self, name, config, workdir):
+    self.ran.append((name, config.latency_table))
+    if name == 'build_table':
+      workdir.write('latency_table.json', '{}')
+
+
+def test_a_table_is_measured_before_the_first_stage_that_needs_one(
+  monkeypatch, tmp_path
+):
+  stages, workdir = Stages(monkeypatch), Workdir(tmp_path)
+  own = str(workdir / 'latency_table.json')
+  config = tiny_run.config(latency_table='measure')
+  stage_runs.run_stages(('train', 'report'), config, workdir)
+  assert stages.ran == [('train', ''), ('report', '')]
+  stages.ran.clear()
+  config = tiny_run.config(latency_table='measure')
+  stage_runs.run_stages(('search', 'report'), config, workdir)
+  assert stages.ran == [
+    ('build_table', own),
+    ('search', own),
+    ('report', own),
+  ]

@@ -28,7 +28,8 @@ def default_config() -> ConfigDict:
   # the path of an architecture.json, or a block string; '' = the workdir's
   # architecture.json, which `search` leaves.
   config.architecture = ''
-  # Path of the latency table (JSON).
+  # Path of the latency table (JSON), or 'measure': before the first stage that
+  # needs one, build_table times `device` and leaves one in the workdir.
   config.latency_table = ''
   # What `build_table`, `validate_table` and `profile` measure: 'host' or 'adb'.
   config.device = 'host'
