@@ -10,6 +10,7 @@ import numpy as np
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from spnas_jax.data import augmentation, datasets
+from spnas_jax.data.folder_names import set_name
 
 Batch = dict[str, np.ndarray]
 
@@ -32,8 +33,10 @@ def split_arrays(
     images [n, size, size, channels] uint8, labels [n] int32; read-only. Without
     those that cannot be read, as far as `dataset.max_unreadable` allows it.
   """
+  # By name a folder is the state of it that was prepared.
+  plain = {**_INDIFFERENT, 'name': set_name(dataset_config), 'folder': ''}
   return _read_split(
-    FrozenConfigDict({**dataset_config.to_dict(), **_INDIFFERENT}), split
+    FrozenConfigDict({**dataset_config.to_dict(), **plain}), split
   )
 
 

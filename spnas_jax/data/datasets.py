@@ -12,9 +12,11 @@ from ml_collections import ConfigDict
 
 from spnas_jax.core import tensorflow_setup
 from spnas_jax.core.errors import UserError
+from spnas_jax.data import folder_report as folder_report_lib
 from spnas_jax.data import pixel_statistics
 from spnas_jax.data import store as dataset_store
-from spnas_jax.data.known_datasets import KNOWN, DatasetInfo
+from spnas_jax.data.folder_names import set_name
+from spnas_jax.data.known_datasets import KNOWN, DatasetInfo, known
 
 AUGMENTS = ('none', 'crop', 'crop_flip', 'inception')
 INTERPOLATIONS = ('bilinear', 'bicubic')
@@ -29,6 +31,20 @@ def default_config() -> ConfigDict:
   config = ConfigDict()
   # tfds name: 'digits', 'fashion_mnist', 'cifar10', 'imagenet2012', ...
   config.name = 'digits'
+  # A folder of pictures to read in place of `name`, or a .csv table of them
+  # ('' = none): FOLDER/CLASS/FILE, FOLDER/train/CLASS/FILE with test and val
+  # beside train if they are there, or columns filename,label[,split]. It is
+  # prepared once under data_dir.
+  config.folder = ''
+  # Where the folder says nothing of a split: the fractions of the images that
+  # are not yet in one that become it; 0 = do without. A picture's content and
+  # the seed decide (`folder_splits.py`).
+  config.validation_fraction = 0.1
+  config.test_fraction = 0.2
+  config.split_seed = 0
+  # Short side to which larger pictures of the folder are shrunk when it is
+  # prepared, pixels; 0 = none is.
+  config.shrink_to = 0
   # Folder of the prepared tfds data sets; '' is `data` beside main.py.
   config.data_dir = ''
   # Folder of the Fashion-MNIST IDX files; '' means data_dir if it holds them,
@@ -98,6 +114,8 @@ def check(dataset_config: ConfigDict) -> None:
     ('test_examples', 0, 2**31 - 1),
     ('shuffle_buffer', 1, 2**31 - 1),
     ('randaugment_operations', 0, 100),
+    ('split_seed', 0, 2**31 - 1),
+    ('shrink_to', 0, 2**15),
   ):
     if not least <= dataset_config[key] <= most:
       raise UserError(
@@ -128,17 +146,32 @@ def check(dataset_config: ConfigDict) -> None:
 
 
 def _check_splits(dataset_config: ConfigDict) -> None:
-  for key in ('holdout', 'test_holdout', 'max_unreadable'):
+  for key in (
+    'holdout',
+    'test_holdout',
+    'max_unreadable',
+    'validation_fraction',
+    'test_fraction',
+  ):
     if not 0 <= dataset_config[key] < 1:
       raise UserError(
         f'dataset.{key}={dataset_config[key]}: allowed is 0 to below 1, a '
         'fraction: 0.05 for 5%.'
       )
-  if dataset_config.holdout + dataset_config.test_holdout >= 1:
+  for one, other in (
+    ('holdout', 'test_holdout'),
+    ('validation_fraction', 'test_fraction'),
+  ):
+    if dataset_config[one] + dataset_config[other] >= 1:
+      raise UserError(
+        f'dataset.{one}={dataset_config[one]} and dataset.{other}='
+        f'{dataset_config[other]} leave no training images; allowed is a sum '
+        'below 1.'
+      )
+  if dataset_config.folder and dataset_config.test_holdout:
     raise UserError(
-      f'dataset.holdout={dataset_config.holdout} and dataset.test_holdout='
-      f'{dataset_config.test_holdout} leave no training images; allowed is a '
-      'sum below 1.'
+      f'dataset.test_holdout={dataset_config.test_holdout}: must be 0 with '
+      'dataset.folder; dataset.test_fraction says how much of it is for test.'
     )
   for key in ('train_split', 'test_split'):
     if '[' in dataset_config[key]:
@@ -159,7 +192,8 @@ def info(dataset_config: ConfigDict) -> DatasetInfo:
   """Says what a data set holds under a configuration.
 
   The counts come from the prepared data if there are any, else from what is
-  known about the name. Nothing is written and TensorFlow is not imported.
+  known about the name. Nothing is written and TensorFlow is not imported,
+  unless it is a folder of pictures: that is prepared first.
 
   Args:
     dataset_config: the `dataset` section, see `default_config`.
@@ -169,7 +203,11 @@ def info(dataset_config: ConfigDict) -> DatasetInfo:
       nor known.
   """
   check(dataset_config)
-  builder = dataset_store.find_prepared(dataset_config)
+  builder = (
+    open_builder(dataset_config)
+    if dataset_config.folder
+    else dataset_store.find_prepared(dataset_config)
+  )
   if builder is not None:
     return _limited(dataset_config, _read_facts(dataset_config, builder))
   if dataset_config.name not in KNOWN:
@@ -180,17 +218,37 @@ def info(dataset_config: ConfigDict) -> DatasetInfo:
 def open_builder(dataset_config: ConfigDict) -> Any:
   """Returns the tfds builder of a data set that is prepared, or is so now.
 
+  What was found in a folder of pictures is said the first time.
+
   Raises:
     UserError: if the data are missing, damaged, or not images with one label.
   """
   builder = dataset_store.find_prepared(dataset_config)
   if builder is None:
-    name = dataset_config.name
-    if name not in dataset_store.LOCAL_VERSIONS:
+    name, facts = dataset_config.name, known(dataset_config)
+    if not dataset_config.folder and name not in dataset_store.LOCAL_VERSIONS:
       raise dataset_store.not_prepared(dataset_config)
-    builder = dataset_store.prepare(dataset_config, KNOWN[name].label_names)
+    builder = dataset_store.prepare(
+      dataset_config, facts.label_names if facts else ()
+    )
   _read_facts(dataset_config, builder)
+  report = folder_report_lib.of_builder(builder)
+  if dataset_config.folder and report:
+    folder_report_lib.tell(
+      report, set_name(dataset_config), dataset_store.data_dir(dataset_config)
+    )
   return builder
+
+
+def folder_report(dataset_config: ConfigDict) -> dict[str, Any]:
+  """What was found when a folder of pictures was prepared.
+
+  Returns:
+    `folder_report.FolderReport` as a dictionary of what JSON has, `read` there
+    undoes it and `lines` spells it out; {} for any other data set.
+  """
+  report = folder_report_lib.of_builder(open_builder(dataset_config))
+  return report.to_dict() if report else {}
 
 
 def read_instruction(
@@ -208,6 +266,8 @@ def read_instruction(
   train = _train_split(dataset_config)
   if split == 'train':
     return f'{train}[0:{count}]'
+  if split == 'validation' and _has_validation(dataset_config, builder):
+    return f'validation[0:{count}]'
   # After the training images of the split: validation, then test.
   whole = builder.info.splits[train].num_examples
   end = whole - round(dataset_config.test_holdout * whole)
@@ -218,23 +278,37 @@ def read_instruction(
   return f'{_test_split(dataset_config, builder)}[0:{count}]'
 
 
+def _has_validation(dataset_config: ConfigDict, builder: Any) -> bool:
+  """Whether it is a folder with validation images of its own.
+
+  The split 'validation' of other data sets is for test where there is no other.
+  """
+  return (
+    folder_report_lib.of_builder(builder) is not None
+    and not dataset_config.test_holdout
+    and 'validation' in builder.info.splits
+    and 'validation'
+    not in (_train_split(dataset_config), _test_split(dataset_config, builder))
+  )
+
+
 def _train_split(dataset_config: ConfigDict) -> str:
   return dataset_config.train_split or 'train'
 
 
 def _test_split(dataset_config: ConfigDict, builder: Any) -> str:
   splits = builder.info.splits
-  name = dataset_config.name.partition(':')[0]
+  name = set_name(dataset_config)
   asked = dataset_config.test_split
-  usual = (_TEST_SPLIT.get(name, 'test'), 'validation')
+  usual = (_TEST_SPLIT.get(name.partition(':')[0], 'test'), 'validation')
   for split in (asked,) if asked else usual:
     if split in splits and split != _train_split(dataset_config):
       return split
   raise UserError(
-    f'dataset.test_split={asked!r}: {dataset_config.name!r} has no such split '
-    f'to score beside {_train_split(dataset_config)!r}; it has '
-    f'{", ".join(splits)}. Name one, or hold a part of the training images out '
-    'as test, as in dataset.test_holdout=0.1.'
+    f'dataset.test_split={asked!r}: {name!r} has no such split to score beside '
+    f'{_train_split(dataset_config)!r}; it has {", ".join(splits)}. Name one, '
+    'or hold a part of the training images out as test, as in '
+    f'dataset.test_{"fraction" if dataset_config.folder else "holdout"}=0.1.'
   )
 
 
@@ -250,30 +324,42 @@ def _read_facts(dataset_config: ConfigDict, builder: Any) -> DatasetInfo:
     or features['image'].shape[-1] not in (1, 3)
   ):
     raise UserError(
-      f'dataset.name={dataset_config.name!r}: allowed are data sets with the '
-      "features 'image' (grey or colour) and 'label'."
+      f'dataset.name={set_name(dataset_config)!r}: allowed are data sets with '
+      "the features 'image' (grey or colour) and 'label'."
     )
-  train = _train_split(dataset_config)
+  name, train = set_name(dataset_config), _train_split(dataset_config)
   if train not in builder.info.splits:
     raise UserError(
-      f'dataset.train_split={dataset_config.train_split!r}: '
-      f'{dataset_config.name!r} has no split {train!r}; it has '
-      f'{", ".join(builder.info.splits)}.'
+      f'dataset.train_split={dataset_config.train_split!r}: {name!r} has no '
+      f'split {train!r}; it has {", ".join(builder.info.splits)}.'
     )
+  report = folder_report_lib.of_builder(builder)
+  if report:
+    folder_report_lib.check_readable(report, dataset_config.max_unreadable)
+  own_validation = 0
+  if _has_validation(dataset_config, builder):
+    own_validation = builder.info.splits['validation'].num_examples
+    if dataset_config.holdout:
+      raise UserError(
+        f'dataset.holdout={dataset_config.holdout}: must be 0, as {name!r} has '
+        f'{own_validation} validation images of its own; '
+        'dataset.validation_fraction says how many are taken for it where none '
+        'are given.'
+      )
   label = features['label']
-  known = KNOWN.get(dataset_config.name)
+  facts = known(dataset_config)
   return DatasetInfo(
-    name=dataset_config.name,
+    name=name,
     num_train=builder.info.splits[train].num_examples,
-    num_validation=0,
+    num_validation=own_validation,
     num_test=0
     if dataset_config.test_holdout
     else builder.info.splits[_test_split(dataset_config, builder)].num_examples,
     num_classes=label.num_classes,
     channels=features['image'].shape[-1],
     label_names=tuple(label.names),
-    mean=known.mean if known else (),
-    std=known.std if known else (),
+    mean=facts.mean if facts else (),
+    std=facts.std if facts else (),
   )
 
 
@@ -288,6 +374,6 @@ def _limited(dataset_config: ConfigDict, whole: DatasetInfo) -> DatasetInfo:
   return dataclasses.replace(
     whole,
     num_train=min(dataset_config.train_examples or num_train, num_train),
-    num_validation=held_out,
+    num_validation=held_out or whole.num_validation,
     num_test=min(dataset_config.test_examples or num_test, num_test),
   )

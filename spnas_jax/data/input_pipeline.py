@@ -26,7 +26,7 @@ from spnas_jax.data import (
   datasets,
   pixel_statistics,
 )
-from spnas_jax.data.known_datasets import KNOWN, DatasetInfo
+from spnas_jax.data.known_datasets import DatasetInfo, known
 
 Batch = dict[str, np.ndarray]
 
@@ -219,7 +219,7 @@ def fill_statistics(dataset_config: ConfigDict) -> None:
   Raises:
     UserError: the data set is not known and cannot be read.
   """
-  if not dataset_config.mean and dataset_config.name not in KNOWN:
+  if not dataset_config.mean and known(dataset_config) is None:
     from spnas_jax.data import record_batches  # TensorFlow.
 
     plain = dataset_config.copy_and_resolve_references()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from ml_collections import ConfigDict
+
 from spnas_jax.core.errors import UserError
 
 SPLITS = ('train', 'validation', 'test')
@@ -133,3 +135,8 @@ KNOWN = {
     std=(0.229, 0.224, 0.225),
   ),
 }
+
+
+def known(dataset_config: ConfigDict) -> DatasetInfo | None:
+  """What is known about a configured data set by its name, None if nothing."""
+  return None if dataset_config.folder else KNOWN.get(dataset_config.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from spnas_jax.core.errors import UserError
-from spnas_jax.data.known_datasets import KNOWN
+from spnas_jax.data.known_datasets import known
 
 # What mean and std can be in fractions of 255; (0, 1) is no normalisation.
 RANGES = {'mean': (0.0, 1.0), 'std': (1e-3, 1.0)}
@@ -40,10 +40,11 @@ def statistics(
   """
   if dataset_config.mean:
     return tuple(dataset_config.mean), tuple(dataset_config.std)
-  known = KNOWN.get(dataset_config.name)
-  if known is None:
+  facts = known(dataset_config)
+  if facts is None:
+    name = dataset_config.folder or dataset_config.name
     raise UserError(
-      f'dataset.mean is unset and not known for {dataset_config.name!r}; '
+      f'dataset.mean is unset and not known for {name!r}; '
       'input_pipeline.fill_statistics computes it.'
     )
-  return known.mean, known.std
+  return facts.mean, facts.std

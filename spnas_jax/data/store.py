@@ -1,8 +1,8 @@
 """Where prepared tfds data sets lie: finding them, and writing our own.
 
-`digits` and `fashion_mnist` are written to `dataset.data_dir` on first use from
-files that are already on the machine; any other tfds data set must have been
-prepared there before. Nothing here ever downloads.
+`digits`, `fashion_mnist` and folders of pictures are written to
+`dataset.data_dir` on first use from files that are already there; any other
+tfds data set must have been prepared before. Nothing here ever downloads.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from spnas_jax.core import tensorflow_setup
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.places import kept
 from spnas_jax.core.remote import as_path, is_remote, reaching
+from spnas_jax.data import folder_names
 
 # Where the Debian package dataset-fashion-mnist puts its files.
 FASHION_MNIST_DIR = '/usr/share/datasets/fashion-mnist'
@@ -47,13 +48,14 @@ def find_prepared(dataset_config: ConfigDict) -> Any:
 
   tfds takes a second to import, and is not where there is no folder to read.
   """
-  if dataset_config.name.startswith(('/', '.', '~')):
+  name = _name(dataset_config)
+  if name.startswith(('/', '.', '~')):
     raise UserError(
-      f'dataset.name={dataset_config.name!r} is a path; allowed is the name of '
-      'a tfds data set, which lies in a folder of that name under '
-      'dataset.data_dir.'
+      f'dataset.name={name!r} is a path; allowed is the name of a tfds data '
+      'set, which lies in a folder of that name under dataset.data_dir; a '
+      'folder of pictures is dataset.folder.'
     )
-  plain = _PLAIN_NAME.fullmatch(dataset_config.name)
+  plain = _PLAIN_NAME.fullmatch(name)
   folder = data_dir(dataset_config)
   with reaching('dataset.data_dir', folder):
     root = as_path('dataset.data_dir', folder)
@@ -61,19 +63,35 @@ def find_prepared(dataset_config: ConfigDict) -> Any:
       return None
   tfds = tensorflow_setup.load_tfds()
   kwargs = {'data_dir': data_dir(dataset_config)}
-  if dataset_config.name in LOCAL_VERSIONS:
-    kwargs['version'] = LOCAL_VERSIONS[dataset_config.name]
+  if name in LOCAL_VERSIONS:
+    kwargs['version'] = LOCAL_VERSIONS[name]
   try:
-    return tfds.core.read_only_builder.builder_from_files(
-      dataset_config.name, **kwargs
-    )
+    return tfds.core.read_only_builder.builder_from_files(name, **kwargs)
   except tfds.core.registered.DatasetNotFoundError:
     return None
   except Exception as error:  # tfds raises whatever damaged metadata cause.
     raise UserError(
-      f'dataset.name={dataset_config.name!r}: what is prepared under '
+      f'dataset.name={name!r}: what is prepared under '
       f'dataset.data_dir={data_dir(dataset_config)!r} cannot be read '
       f'({first_line(error)}); delete it and prepare it again.'
+    ) from error
+
+
+def _name(dataset_config: ConfigDict) -> str:
+  """`folder_names.set_name`; its error says what can be used instead."""
+  try:
+    return folder_names.set_name(dataset_config)
+  except UserError as error:
+    folder = data_dir(dataset_config)
+    names = folder_names.names_of(
+      dataset_config.folder, _prepared_names(folder)
+    )
+    if not names:
+      raise
+    raise UserError(
+      f'{error} What was prepared of a folder of that name can be used without '
+      f'it: dataset.folder= and dataset.name={" or ".join(names)}, under '
+      f'dataset.data_dir={folder!r}.'
     ) from error
 
 
@@ -90,7 +108,7 @@ def prepare(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> Any:
   Raises:
     UserError: if the images are missing or data_dir cannot be written to.
   """
-  name = dataset_config.name
+  name = _name(dataset_config)
   folder = data_dir(dataset_config)
   problem = 'what is there is not a whole data set; delete it'
   try:
@@ -109,15 +127,21 @@ def prepare(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> Any:
 
 
 def _write(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> None:
-  from spnas_jax.data import builders as dataset_builders
-
   tensorflow_setup.load_tensorflow()
   tfds = tensorflow_setup.load_tfds()
-  builder = dataset_builders.BUILDERS[dataset_config.name](
-    data_dir=data_dir(dataset_config),
-    raw_dir=_raw_dir(dataset_config),
-    label_names=label_names,
-  )
+  if dataset_config.folder:
+    # Whoever waited for the lock finds it done.
+    if find_prepared(dataset_config) is not None:
+      return
+    builder = _folder_builder(dataset_config)
+  else:
+    from spnas_jax.data import builders as dataset_builders
+
+    builder = dataset_builders.BUILDERS[dataset_config.name](
+      data_dir=data_dir(dataset_config),
+      raw_dir=_raw_dir(dataset_config),
+      label_names=label_names,
+    )
   logging.info('Preparing %s.', builder.data_path)
   with (
     tempfile.TemporaryDirectory() as unused,
@@ -128,6 +152,19 @@ def _write(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> None:
       download_dir=unused,
       download_config=tfds.download.DownloadConfig(try_download_gcs=False),
     )
+
+
+def _folder_builder(dataset_config: ConfigDict) -> Any:
+  from spnas_jax.core.console import say  # JAX.
+  from spnas_jax.data import folder_builder
+
+  say(f'data: reading {dataset_config.folder}; this is done once')
+  return folder_builder.Folder(
+    name=_name(dataset_config),
+    examined=folder_builder.examine(dataset_config),
+    shrink_to=dataset_config.shrink_to,
+    data_dir=data_dir(dataset_config),
+  )
 
 
 @contextlib.contextmanager
@@ -162,8 +199,8 @@ def not_prepared(dataset_config: ConfigDict) -> UserError:
     f'prepare it in Python with tfds.builder({name!r}, data_dir={folder!r})'
     '.download_and_prepare()'
     if plain and plain[1] in known
-    else 'tfds knows no data set of that name either; pictures of your own '
-    'become one as README says under "Your own pictures"'
+    else 'tfds knows no data set of that name either; a folder of pictures is '
+    'read with dataset.folder, as README says under "Your own pictures"'
   )
   there = sorted({*_prepared_names(folder), *LOCAL_VERSIONS})
   return UserError(

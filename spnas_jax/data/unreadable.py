@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from spnas_jax.core import tensorflow_setup
 from spnas_jax.core.errors import UserError
 from spnas_jax.data import store as dataset_store
+from spnas_jax.data.folder_names import set_name
 
 tf = tensorflow_setup.load_tensorflow()
 
@@ -113,7 +114,7 @@ def iterate(
   """
   # Looked up now: when the interpreter ends, modules go before generators.
   damage = tf.errors.OpError
-  key = dataset_store.data_dir(dataset_config), dataset_config.name, split
+  key = dataset_store.data_dir(dataset_config), set_name(dataset_config), split
   done = 0
   try:
     if key not in _told:
@@ -178,7 +179,7 @@ def _check_share(
     folder = dataset_store.data_dir(dataset_config)
     more = f', and {len(lost) - 1} before it' if len(lost) > 1 else ''
     raise UserError(
-      f'dataset.name={dataset_config.name!r}: an image of {split!r} under '
+      f'dataset.name={set_name(dataset_config)!r}: an image of {split!r} under '
       f'dataset.data_dir={folder!r} cannot be read: {lost[-1]}{more}; put it '
       'right and prepare the data set again, or set dataset.max_unreadable to '
       f'the share of images that may be left out ({share:g} now: {allowed} of '
@@ -195,7 +196,7 @@ def _damaged_file(
   name = next((file for file in files if not _is_whole(file)), '')
   what = f'{name!r}' if name else f'a file under dataset.data_dir={folder!r}'
   return UserError(
-    f'dataset.name={dataset_config.name!r}: {what} is damaged '
+    f'dataset.name={set_name(dataset_config)!r}: {what} is damaged '
     f'({dataset_store.first_line(error)}); prepare the data set again.'
   )
 
