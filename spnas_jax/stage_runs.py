@@ -18,6 +18,7 @@ STAGES = (
   'evaluate',
   'export',
   'profile',
+  'predict',
   'build_table',
   'validate_table',
   'random_search',
@@ -53,7 +54,7 @@ def run(stage: str, config: ConfigDict, workdir: str) -> Any:
 
   Returns:
     The result of the stage, what results.json holds of it; of 'all' the last
-    stage's.
+    stage's, of 'predict', which leaves only predictions.csv, its rows.
 
   Raises:
     UserError: the stage, the configuration or the workdir cannot be used.
