@@ -18,6 +18,7 @@ STAGES = (
   'evaluate',
   'export',
   'profile',
+  'predict',
   'build_table',
   'validate_table',
   'random_search',
@@ -66,7 +67,7 @@ def run(stage: str, config: ConfigDict, workdir: str) -> Any:
 
   Returns:
     The result of the stage, as results.json holds it; for 'all', that of the
-    last stage.
+    last stage; for 'predict', which leaves only predictions.csv, its rows.
 
   Raises:
     UserError: the stage, the configuration or the workdir cannot be used.

@@ -40,6 +40,7 @@ def default_config() -> ConfigDict:
   config.evaluate = _evaluate()
   config.export = _export()
   config.profile = _profile()
+  config.predict = _predict()
   config.build_table = _build_table()
   config.validate_table = _validate_table()
   config.random_search = _random_search()
@@ -243,6 +244,17 @@ def _profile() -> ConfigDict:
   c.cooldown_seconds = 10.0
   # Longest run of one measurement, seconds.
   c.timeout_seconds = 300.0
+  return c
+
+
+def _predict() -> ConfigDict:
+  c = ConfigDict()
+  # An image, or a folder of images with the folders below it.
+  c.images = ''
+  # Path of an exported file; '' = the workdir's model.tflite.
+  c.model = ''
+  # Most likely classes that are named for each image.
+  c.top_k = 1
   return c
 
 

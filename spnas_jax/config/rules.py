@@ -82,6 +82,7 @@ RANGES: dict[str, tuple[float, float]] = {
   'profile.runs_per_round': (1, MANY),
   'profile.cooldown_seconds': (0, DAY),
   'profile.timeout_seconds': (1e-3, DAY),
+  'predict.top_k': (1, MANY),
   'build_table.calibration_networks': (0, MANY),
   'build_table.rounds': (1, MANY),
   'build_table.runs_per_round': (1, MANY),

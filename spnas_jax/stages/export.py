@@ -21,6 +21,7 @@ from spnas_jax.config.workdir import (
 )
 from spnas_jax.data import augmentation, input_pipeline, pixel_statistics
 from spnas_jax.export import int8_process, int8_ranges, tflite
+from spnas_jax.export.metadata import ModelDescription, with_metadata
 from spnas_jax.export.network import FILES, to_tflite
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.networks.architecture import Architecture
@@ -49,7 +50,7 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
   )
   return Task(
     inputs,
-    lambda: _export(config, workdir, fingerprint(inputs)),
+    lambda: _export(config, workdir, inputs),
     lambda result: spell_result(result, str(workdir / 'model.tflite')),
     claim={},
   )
@@ -59,10 +60,16 @@ run = stage('export', prepare)
 
 
 def _export(
-  config: ConfigDict, workdir: Workdir, inputs_hash: str
+  config: ConfigDict, workdir: Workdir, inputs: dict[str, Any]
 ) -> dict[str, Any]:
   arch, variables = load_trained(config, workdir)
-  models = make_models(config, arch, variables, ('float32', 'float16'))
+  described = describe(config, arch, workdir, inputs['trained'])
+  models = {
+    precision: with_metadata(model, described)
+    for precision, model in make_models(
+      config, arch, variables, ('float32', 'float16')
+    ).items()
+  }
   # Written before anything is tried that may go wrong.
   for precision, model in models.items():
     workdir.write(FILES[precision][0], model)
@@ -74,8 +81,9 @@ def _export(
   logits = {p: tflite.run(model, images) for p, model in models.items()}
   int8 = _make_int8(config, arch, variables, images)
   if int8.model is not None and int8.logits is not None:
-    models['int8'], logits['int8'] = int8.model, int8.logits
-    workdir.write(FILES['int8'][0], int8.model)
+    models['int8'] = with_metadata(int8.model, described)
+    logits['int8'] = int8.logits
+    workdir.write(FILES['int8'][0], models['int8'])
   elif jax.process_index() == 0:
     # One that an earlier run left would be taken for this network's.
     (workdir / FILES['int8'][0]).unlink(missing_ok=True)
@@ -87,7 +95,7 @@ def _export(
   result['int8_error'] = int8.error or None
   result['int8_guessed_ranges'] = list(int8.guessed)
   sidecar = describe_models(config, arch, models)
-  sidecar['provenance']['inputs_hash'] = inputs_hash
+  sidecar['provenance']['inputs_hash'] = fingerprint(inputs)
   workdir.write('model.json', json.dumps(sidecar, indent=1) + '\n')
   return result
 
@@ -236,6 +244,50 @@ def describe_models(
       'versions': versions(),
     },
   }
+
+
+def describe(
+  config: ConfigDict, arch: Architecture, workdir: Workdir, trained: str
+) -> ModelDescription:
+  """What the files say of themselves, see `export/metadata.py`.
+
+  Args:
+    config: the whole configuration.
+    arch: the network.
+    workdir: where the network may have been evaluated.
+    trained: identity of what was trained, see `trained_hash`.
+  """
+  from spnas_jax.data import preprocessing  # TensorFlow.
+
+  facts = dataset_facts(config)
+  text = (
+    f'Classifies images into the {facts.num_classes} classes of '
+    f'{config.dataset.name}; trained on {facts.num_train:,} images.'
+  )
+  score = workdir.results().get('evaluate', {})
+  if score.get('inputs', {}).get('trained') == trained:
+    text += (
+      f' Top-1 {100 * score["top1"]:.2f}% of {score["num_examples"]:,} '
+      f'{score["split"]} images (float32).'
+    )
+  mean, std = np.zeros(1), np.ones(1)
+  if not config.export.normalise_inside:
+    mean, std = (
+      255 * np.broadcast_to(values, arch.input_channels)
+      for values in pixel_statistics.statistics(config.dataset)
+    )
+  sidecar = describe_models(config, arch, {})
+  cropped = config.dataset.augment == 'inception'
+  return ModelDescription(
+    name=f'{config.dataset.name} classifier',
+    description=text,
+    labels=facts.label_names,
+    mean=mean.tolist(),
+    std=std.tolist(),
+    interpolation=config.dataset.interpolation,
+    eval_crop=preprocessing.EVAL_CROP if cropped else None,
+    facts={k: v for k, v in sidecar.items() if k not in ('files', 'labels')},
+  )
 
 
 def _inside(

@@ -9,8 +9,9 @@ from tiny_network import SIZE, TEXT, images, jax_logits, network
 
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
-from spnas_jax.data import datasets
+from spnas_jax.data import datasets, pixel_statistics
 from spnas_jax.export import tflite
+from spnas_jax.export.metadata_reader import read_metadata
 from spnas_jax.export.network import to_tflite
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.stages import export
@@ -239,6 +240,10 @@ def test_stage_writes_models_and_sidecar(trained, tmp_path, monkeypatch):
     assert entry['input']['dtype'] == dtype
     assert entry['input']['name'] == 'image'
     assert entry['output']['name'] == 'logits'
+    described = read_metadata(model)
+    assert described['labels'] == sidecar['labels']
+    assert (described['mean'], described['std']) == ([0.0], [1.0])
+    assert described['facts']['architecture'] == arch.to_string()
   # Integer inputs are the pixels themselves.
   entry = sidecar['files']['model_int8.tflite']
   assert (entry['input']['scale'], entry['input']['zero_point']) == (1.0, 0)
@@ -257,8 +262,25 @@ def test_stage_without_normalisation_takes_normalised_images(trained, tmp_path):
   result = export.run(config, Workdir(tmp_path))
   assert result['max_abs_diff'] < 1e-4
   assert result['agreement_int8'] > 0.7
-  names = tflite.operations((tmp_path / 'model.tflite').read_bytes())
-  assert 'MUL' not in names
+  model = (tmp_path / 'model.tflite').read_bytes()
+  assert 'MUL' not in tflite.operations(model)
+  described = read_metadata(model)
+  mean, std = pixel_statistics.statistics(config.dataset)
+  np.testing.assert_allclose(described['mean'], 255 * np.array(mean), rtol=1e-6)
+  np.testing.assert_allclose(described['std'], 255 * np.array(std), rtol=1e-6)
+
+
+def test_description_tells_crop_and_score_of_this_network(trained, tmp_path):
+  config, arch = trained
+  config.dataset.update(augment='inception', cache=False)
+  workdir = Workdir(tmp_path)
+  score = {'top1': 0.9876, 'num_examples': 360, 'split': 'test'}
+  workdir.record('evaluate', {**score, 'inputs': {'trained': 'abc'}})
+  described = export.describe(config, arch, workdir, 'abc')
+  assert described.eval_crop == 0.875
+  assert '98.76% of 360 test images' in described.description
+  another = export.describe(config, arch, workdir, 'another')
+  assert 'Top-1' not in another.description
 
 
 def test_stage_needs_a_trained_network(tmp_path):
