@@ -10,12 +10,12 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
+from spnas_jax.config import automatic, rules
 from spnas_jax.config import defaults as config_lib
-from spnas_jax.config import rules as config_rules
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.places import kept
-from spnas_jax.data import datasets
+from spnas_jax.data import datasets, folder_names
 
 
 def start(config: ConfigDict, workdir: str) -> tuple[ConfigDict, Workdir]:
@@ -24,12 +24,24 @@ def start(config: ConfigDict, workdir: str) -> tuple[ConfigDict, Workdir]:
   Raises:
     UserError: a key or a value is not allowed, or the workdir cannot be used.
   """
-  check_keys(config, config_lib.default_config())
-  config_rules.check(config)
-  datasets.check(config.dataset)
+  default = config_lib.default_config()
+  # What is wrong is said before JAX starts, whatever the data choose.
+  likely = automatic.with_values(config, lambda key: rules.get(default, key))
+  check_values(likely, default)
   logging.set_verbosity(logging.WARNING)
   prepare_jax()
-  return config, Workdir(workdir)
+  folder_names.forget()
+  filled = automatic.fill(config, default)
+  if filled is not config:
+    check_values(filled, default)
+  return filled, Workdir(workdir)
+
+
+def check_values(config: ConfigDict, default: ConfigDict) -> None:
+  """Refuses keys and values that are not allowed, with a UserError."""
+  check_keys(config, default)
+  rules.check(config)
+  datasets.check(config.dataset)
 
 
 def check_keys(config: ConfigDict, default: ConfigDict, path: str = '') -> None:

@@ -14,6 +14,7 @@ import re
 
 from ml_collections import ConfigDict
 
+from spnas_jax.core.errors import UserError
 from spnas_jax.data import folder_listing
 
 VERSION = '1.0.0'
@@ -31,9 +32,14 @@ def set_name(dataset_config: ConfigDict) -> str:
   `dataset.name` without a folder, else the folder's name and fingerprint.
 
   Raises:
-    UserError: `dataset.folder` cannot be looked at.
+    UserError: `dataset.folder` cannot be looked at, or there is no data set.
   """
   if not dataset_config.folder:
+    if not dataset_config.name:
+      raise UserError(
+        "dataset.folder is '', must be a folder of pictures with one folder "
+        'per class, or a .csv table of them; or give dataset.name'
+      )
     return dataset_config.name
   return f'{_slug(dataset_config.folder)}_{fingerprint(dataset_config)}'
 
