@@ -335,7 +335,12 @@ def _read_facts(dataset_config: ConfigDict, builder: Any) -> DatasetInfo:
     )
   report = folder_report_lib.of_builder(builder)
   if report:
-    folder_report_lib.check_readable(report, dataset_config.max_unreadable)
+    folder_report_lib.check_readable(
+      report.folder,
+      report.unreadable,
+      sum(map(sum, report.counts.values())),
+      dataset_config.max_unreadable,
+    )
   own_validation = 0
   if _has_validation(dataset_config, builder):
     own_validation = builder.info.splits['validation'].num_examples
