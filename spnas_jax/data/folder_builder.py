@@ -63,10 +63,12 @@ def examine(dataset_config: ConfigDict) -> Examined:
   folder_report.check_readable(
     folder, unreadable, len(found), dataset_config.max_unreadable
   )
-  folder_report.check_classes(
-    folder, listing, [(file.label, file.split) for file in found]
-  )
   splits = _splits(dataset_config, found, facts)
+  folder_report.check_classes(
+    folder,
+    listing,
+    [(f.label, s) for f, s in zip(found, splits, strict=True)],
+  )
   pictures = [
     Picture(
       file.path,

@@ -168,7 +168,7 @@ def _what_it_is(data: bytes) -> str:
   """Why nothing is recognised in a file."""
   if not data:
     return 'it is empty'
-  if data[4:8] == b'ftyp' and data[8:12] in (b'heic', b'heix', b'mif1'):
+  if data[4:8] == b'ftyp' and data[8:11] in (b'hei', b'hev', b'mif'):
     return 'HEIC, which has to be converted to JPEG or PNG'
   return 'no format of pictures that is known here'
 

@@ -299,7 +299,7 @@ def check_classes(
   Args:
     folder: as it was given.
     listing: what lies in it.
-    found: (class, split or '' where none is given) of each picture.
+    found: (class, split or '' where that is not known) of each picture.
 
   Raises:
     UserError: there are no pictures, fewer than two classes, or classes that

@@ -80,7 +80,7 @@ def test_formats_and_modes(file, expected, converted):
 
 
 def test_a_transparent_colour_of_a_palette_is_white():
-  image = Image.fromarray((GREY > 99).astype(np.uint8), 'L').convert('P')
+  image = Image.fromarray((GREY > 99).astype(np.uint8)).convert('P')
   image.putpalette([10, 20, 30, 200, 100, 50])
   facts, pixels = stored(fake_photos.save(image, 'PNG', transparency=1))
   assert facts.converted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
@@ -14,7 +15,7 @@ from fake_folder import (
   said,
 )
 
-from spnas_jax.data import datasets, folder_names, folder_report
+from spnas_jax.data import datasets, folder_names, folder_report, folder_splits
 
 
 @pytest.fixture(autouse=True)
@@ -154,6 +155,20 @@ def never_trained(root):
   return '1 class without a training image: emu; put some into train'
 
 
+def never_trained_by_chance(root):
+  """Its only picture is a cat's, too, and for test by its content."""
+  photos(root, cat=9, dog=9)
+  number = next(
+    i
+    for i in range(99)
+    if folder_splits.place(hashlib.sha256(photo('cat', i)).hexdigest(), seed=0)
+    < 0.2
+  )
+  for label in ('cat', 'emu'):
+    put(root / label / 'same.jpg', photo('cat', number))
+  return '1 class without a training image: emu'
+
+
 def unreadable(root):
   photos(root, cat=5, dog=5)
   for i in range(5):
@@ -175,6 +190,7 @@ def unreadable(root):
     one_class_with_pictures,
     one_too_deep,
     never_trained,
+    never_trained_by_chance,
     unreadable,
   ],
 )
@@ -206,6 +222,16 @@ def test_what_cannot_be_learnt_from_is_refused(tmp_path, make):
 )
 def test_keys_that_do_not_fit_are_refused(prepared, changes, words):
   assert words in error_line(datasets.info, config_of(prepared, **changes))
+
+
+@pytest.mark.parametrize('inside', ['', '/prepared'])
+def test_what_is_prepared_lies_outside_the_pictures(tmp_path, inside):
+  root = photos(tmp_path / 'pets', cat=4, dog=4)
+  config = config_of(root, data_dir=f'{root}{inside}')
+  message = error_line(datasets.info, config)
+  assert f"dataset.data_dir='{root}{inside}' lies in dataset.folder" in message
+  beside = config_of(root, data_dir=f'{root}_prepared')
+  assert datasets.info(beside).num_classes == 2
 
 
 def test_a_folder_without_a_test_part_says_how_to_have_one(tmp_path):
