@@ -9,6 +9,7 @@ import pytest
 from fake_folder import (
   config_of,
   error_line,
+  make_config,
   photo,
   photos,
   put,
@@ -222,6 +223,12 @@ def test_what_cannot_be_learnt_from_is_refused(tmp_path, make):
 )
 def test_keys_that_do_not_fit_are_refused(prepared, changes, words):
   assert words in error_line(datasets.info, config_of(prepared, **changes))
+
+
+@pytest.mark.parametrize('place', ['s3://nowhere/x', 'foo://nowhere/x/l.csv'])
+def test_a_bucket_that_cannot_be_reached_is_said(tmp_path, place):
+  config = make_config(place, data_dir=str(tmp_path))
+  assert f'dataset.folder is {place!r}' in error_line(datasets.info, config)
 
 
 @pytest.mark.parametrize('inside', ['', '/prepared'])
