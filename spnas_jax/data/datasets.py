@@ -36,9 +36,9 @@ def default_config() -> ConfigDict:
   # beside train if they are there, or columns filename,label[,split]. It is
   # prepared once under data_dir.
   config.folder = ''
-  # Where the folder says nothing of a split: the fractions of the images that
-  # are not yet in one that become it; 0 = do without. A picture's content and
-  # the seed decide (`folder_splits.py`).
+  # Where the folder does not say which images are for validation, or for test:
+  # the fraction that is taken for it of those in neither; 0 = do without. A
+  # picture's content and the seed decide which (`folder_splits.py`).
   config.validation_fraction = 0.1
   config.test_fraction = 0.2
   config.split_seed = 0
@@ -80,10 +80,11 @@ def default_config() -> ConfigDict:
   # Train on (test on) the first N images only; 0 is all of them.
   config.train_examples = 0
   config.test_examples = 0
-  # Fraction of the training images held out as the split 'validation'.
+  # Fraction of the training images held out as the split 'validation'; 0 with
+  # a folder that has validation images of its own.
   config.holdout = 0.0
-  # Fraction of a split's images that may be unreadable: they are left out and
-  # counted. In training others take their place.
+  # Fraction of a split's images, or of a folder's, that may be unreadable: they
+  # are left out and counted. In training others take their place.
   config.max_unreadable = 0.0
   # Resize once and keep all images in memory: for sets of up to some 100,000
   # small images. Not with 'inception', which crops the original pixels.
@@ -335,7 +336,12 @@ def _read_facts(dataset_config: ConfigDict, builder: Any) -> DatasetInfo:
     )
   report = folder_report_lib.of_builder(builder)
   if report:
-    folder_report_lib.check_readable(report, dataset_config.max_unreadable)
+    folder_report_lib.check_readable(
+      report.folder,
+      report.unreadable,
+      sum(map(sum, report.counts.values())),
+      dataset_config.max_unreadable,
+    )
   own_validation = 0
   if _has_validation(dataset_config, builder):
     own_validation = builder.info.splits['validation'].num_examples

@@ -55,15 +55,20 @@ def examine(dataset_config: ConfigDict) -> Examined:
   """
   folder = dataset_config.folder
   listing = list_folder(folder)
-  # What is hopeless is said before the first file is read.
+  # What no content can put right is said before the first file is read.
   folder_report.check_classes(
-    folder, listing, [(f.label, f.split) for f in listing.files if f.meant]
+    folder, listing, [(file.label, '') for file in listing.files]
   )
   found, facts, unreadable, others = _look_at_all(dataset_config, listing)
-  folder_report.check_classes(
-    folder, listing, [(file.label, file.split) for file in found]
+  folder_report.check_readable(
+    folder, unreadable, len(found), dataset_config.max_unreadable
   )
   splits = _splits(dataset_config, found, facts)
+  folder_report.check_classes(
+    folder,
+    listing,
+    [(f.label, s) for f, s in zip(found, splits, strict=True)],
+  )
   pictures = [
     Picture(
       file.path,
@@ -82,7 +87,6 @@ def examine(dataset_config: ConfigDict) -> Examined:
   report = folder_report.make(
     folder, listing, pictures, label_names, unreadable, others
   )
-  folder_report.check_readable(report, dataset_config.max_unreadable)
   return Examined(listing.root, pictures, facts, report)
 
 

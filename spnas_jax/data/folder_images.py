@@ -74,14 +74,15 @@ def look_at(data: bytes, shrink_to: int) -> Facts:
     return Facts(digest, _what_it_is(data), recognised=False)
   except Exception as error:  # Damaged files make Pillow raise anything.
     return Facts(digest, _reason(error), recognised=True)
-  grey = image.mode in _GREY
-  size = None if _needs_pillow(image, shrink_to) else _decoded_size(data)
-  converted = size is None
-  if size is None:
-    try:
-      size = _seen(image, grey, shrink_to).size[::-1]
-    except Exception as error:  # As above.
-      return Facts(digest, _reason(error), recognised=True)
+  try:
+    grey = image.mode in _GREY
+    size = None if _needs_pillow(image, shrink_to) else _decoded_size(data)
+    converted = size is None
+    if size is None:
+      width, height = _seen(image, grey, shrink_to).size
+      size = height, width
+  except Exception as error:  # As above.
+    return Facts(digest, _reason(error), recognised=True)
   return Facts(digest, '', True, converted, *size, grey)
 
 
@@ -167,7 +168,7 @@ def _what_it_is(data: bytes) -> str:
   """Why nothing is recognised in a file."""
   if not data:
     return 'it is empty'
-  if data[4:8] == b'ftyp' and data[8:12] in (b'heic', b'heix', b'mif1'):
+  if data[4:8] == b'ftyp' and data[8:11] in (b'hei', b'hev', b'mif'):
     return 'HEIC, which has to be converted to JPEG or PNG'
   return 'no format of pictures that is known here'
 

@@ -101,8 +101,7 @@ def list_folder(folder: str) -> Listing:
   Raises:
     UserError: it is not there, or its layout is none of those above.
   """
-  if not is_remote(folder):
-    folder = os.path.abspath(os.path.expanduser(folder))
+  folder = whole_path(folder)
   with reaching('dataset.folder', folder):
     path = as_path('dataset.folder', folder)
     try:
@@ -122,6 +121,13 @@ def list_folder(folder: str) -> Listing:
         f'dataset.folder={folder!r} cannot be read ({error}).'
       ) from error
     return _of_folders(folder, entries, folders, hidden)
+
+
+def whole_path(folder: str) -> str:
+  """From the root of this machine, or of a bucket; no slash at the end."""
+  if is_remote(folder):
+    return folder.rstrip('/')
+  return os.path.abspath(os.path.expanduser(folder))
 
 
 # --- folders ------------------------------------------------------------------
@@ -255,9 +261,9 @@ def _split_folders(root: str, paths: list[str]) -> dict[str, str]:
     UserError: they are a mixture, or train is missing.
   """
   tops: dict[str, int] = {}  # Folder -> how deep its pictures lie.
-  for path in paths:
+  for path in [p for p in paths if _is_meant(p)] or paths:
     top, _, rest = path.partition('/')
-    if rest and _is_meant(path):
+    if rest:
       tops[top] = max(tops.get(top, 0), rest.count('/'))
   splits = {t: SPLIT_NAMES[t.lower()] for t in tops if t.lower() in SPLIT_NAMES}
   others = [t for t in tops if t not in splits]

@@ -88,10 +88,14 @@ def _fingerprint(folder: str, *keys: float) -> str:
 
 
 def _slug(folder: str) -> str:
-  """The end of a path as tfds takes names: lower case, letter first."""
-  stem, kind = os.path.splitext(folder.rstrip('/'))
-  parts = stem if kind.lower() == '.csv' else folder.rstrip('/')
-  words = parts.split('/')[-2 if kind.lower() == '.csv' else -1 :]
+  """The end of a path as tfds takes names: lower case, letter first.
+
+  Of a table its own name and its folder's.
+  """
+  path = folder_listing.whole_path(folder)
+  stem, kind = os.path.splitext(path)
+  is_table = kind.lower() == '.csv'
+  words = (stem if is_table else path).split('/')[-2 if is_table else -1 :]
   slug = re.sub('[^a-z0-9]+', '_', '_'.join(words).lower()).strip('_')
   slug = slug[:_SLUG_LENGTH].rstrip('_')
   return slug if slug[:1].isalpha() else f'folder_{slug}'.rstrip('_')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import statistics
+from collections.abc import Sequence
 from typing import Any
 
 from spnas_jax.core.errors import UserError
@@ -31,7 +32,7 @@ class FolderReport:
     counts: split -> images of each class.
     channels: 1 if no picture has colours, else 3.
     median_height, median_width: of the training images, pixels, as they are
-      seen and before they are shrunk.
+      seen and stored.
     converted: images that are stored as a PNG made of the file.
     unreadable: [path, reason] of pictures that were left out.
     copies: paths of equal files, a group of them in one split.
@@ -187,7 +188,7 @@ def lines(report: FolderReport) -> list[str]:
   if report.unreadable:
     said.append(
       f'left out, as they cannot be read: {len(report.unreadable)} '
-      f'({_reasons(report)})'
+      f'({_reasons(report.unreadable)})'
     )
   for groups, what, advice in (
     (
@@ -202,10 +203,7 @@ def lines(report: FolderReport) -> list[str]:
       first = some(' = '.join(group[:NAMED]) for group in groups)
       said.append(f'equal files {what}: {len(groups)} ({first}){advice}')
   for split, names in report.lacking.items():
-    said.append(
-      f'no picture in {split!r}: {_counted(names)} with too few of them '
-      f'({some(names)})'
-    )
+    said.append(f'no picture in {split!r} of {_counted(names)}: {some(names)}')
   if report.empty_classes:
     said.append(f'classes without a picture: {some(report.empty_classes)}')
   passed = [
@@ -261,25 +259,35 @@ def _counted(names: tuple[str, ...]) -> str:
   return f'{len(names)} {"class" if len(names) == 1 else "classes"}'
 
 
-def _reasons(report: FolderReport) -> str:
-  return some(f'{path}: {reason}' for path, reason in report.unreadable)
+def _reasons(unreadable: Sequence[tuple[str, str]]) -> str:
+  return some(f'{path}: {reason}' for path, reason in unreadable)
 
 
-def check_readable(report: FolderReport, share: float) -> None:
+def check_readable(
+  folder: str,
+  unreadable: Sequence[tuple[str, str]],
+  readable: int,
+  share: float,
+) -> None:
   """Refuses more unreadable pictures than a share of all of them.
+
+  Args:
+    folder: as it was given.
+    unreadable: (path, reason) of each.
+    readable: number of the others.
+    share: `dataset.max_unreadable`.
 
   Raises:
     UserError: naming the first and what to do.
   """
-  lost = len(report.unreadable)
-  count = lost + sum(map(sum, report.counts.values()))
+  lost, count = len(unreadable), len(unreadable) + readable
   allowed = math.floor(share * count + 1e-9)
   if lost > allowed:
     raise UserError(
-      f'dataset.folder={report.folder!r}: {lost} of {count} pictures cannot be '
-      f'read ({_reasons(report)}); put them right or remove them, or set '
-      'dataset.max_unreadable to the share of images that may be left out '
-      f'({share:g} now: {allowed} of {count}).'
+      f'dataset.folder={printable(folder)!r}: {lost} of {count} pictures '
+      f'cannot be read ({_reasons(unreadable)}); put them right or remove '
+      'them, or set dataset.max_unreadable to the share of images that may be '
+      f'left out ({share:g} now: {allowed} of {count}).'
     )
 
 
@@ -291,7 +299,7 @@ def check_classes(
   Args:
     folder: as it was given.
     listing: what lies in it.
-    found: (class, split or '' where none is given) of each picture.
+    found: (class, split or '' where that is not known) of each picture.
 
   Raises:
     UserError: there are no pictures, fewer than two classes, or classes that

@@ -7,8 +7,9 @@ same split, and files that are added, removed, renamed or moved to another class
 leave the others where they are.
 
 Chance may leave a small class without a picture in a split. Then the one whose
-number is nearest to the split's interval moves there. Only such a picture can
-change its split when files are added, once its class does without its help.
+number is nearest to the split's interval moves there. Only what moved so can be
+in another split once files are added, and what moves then because a class has
+become large enough for one more split.
 """
 
 from __future__ import annotations

@@ -110,6 +110,7 @@ def prepare(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> Any:
   """
   name = _name(dataset_config)
   folder = data_dir(dataset_config)
+  _check_apart(dataset_config, folder)
   problem = 'what is there is not a whole data set; delete it'
   try:
     with reaching('dataset.data_dir', folder), _lock(folder, name):
@@ -124,6 +125,21 @@ def prepare(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> Any:
       f'({problem}).'
     )
   return builder
+
+
+def _check_apart(dataset_config: ConfigDict, folder: str) -> None:
+  """Refuses to write into the pictures: that would change them every time."""
+  pictures = dataset_config.folder
+  if not pictures or pictures.lower().endswith('.csv') or is_remote(folder):
+    return
+  inner, outer = (
+    os.path.realpath(os.path.expanduser(path)) for path in (folder, pictures)
+  )
+  if os.path.commonpath([inner, outer]) == outer:
+    raise UserError(
+      f'dataset.data_dir={folder!r} lies in dataset.folder={pictures!r}; '
+      'allowed is any place outside.'
+    )
 
 
 def _write(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> None:
