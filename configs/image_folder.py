@@ -52,4 +52,5 @@ def get_config() -> ConfigDict:
     recipe.checkpoint_epochs = placeholder(float)
   config.search.warmup_epochs = placeholder(float)
   config.evaluate.batch_size = placeholder(int)
+  config.export.output = 'probabilities'
   return config

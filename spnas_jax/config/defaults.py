@@ -225,6 +225,12 @@ def _export() -> ConfigDict:
   c.check_images = 128
   # Images of one inference; 0 = dynamic.
   c.batch_size = 1
+  # What the files give: 'logits', or 'probabilities' (a softmax more), which
+  # apps that show percentages or set a threshold want.
+  c.output = 'logits'
+  # Input and output of the int8 file: 'uint8', as apps feed pixels, or 'int8',
+  # as tools for microcontrollers want them.
+  c.integers = 'uint8'
   return c
 
 

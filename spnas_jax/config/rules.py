@@ -116,6 +116,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
   'search.runtime_form': ('', *RUNTIME_FORMS),
   'search.gate_samples': ('shared', 'per_device'),
   'evaluate.split': ('test', 'validation'),
+  'export.output': ('logits', 'probabilities'),
+  'export.integers': ('uint8', 'int8'),
   'compile.step': ('search', 'train'),
 }
 # Of these each key holds several.

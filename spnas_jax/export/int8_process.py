@@ -57,16 +57,16 @@ def attempt(
   *,
   scale_and_offset: tuple[np.ndarray, np.ndarray] | None,
   calibration: np.ndarray,
-  batch_size: int,
   images: np.ndarray,
+  **options: Any,
 ) -> Attempt:
   """Makes the int8 model of a network and runs it on images.
 
   Args:
-    arch, variables, image_size, scale_and_offset, batch_size: as for
-      `export.to_tflite`.
+    arch, variables, image_size, scale_and_offset: as for `to_tflite`.
     calibration: [n, H, W, C] as the model gets them.
     images: [B, H, W, C] as the model gets them.
+    **options: what else `to_tflite` takes, as JSON can hold it.
 
   Returns:
     The outcome. Never raises because of what the model does.
@@ -74,7 +74,7 @@ def attempt(
   request = {
     'architecture': arch.to_json(),
     'image_size': image_size,
-    'batch_size': batch_size,
+    'options': options,
     'scale_and_offset': scale_and_offset
     and [part.tolist() for part in scale_and_offset],
   }
@@ -157,7 +157,7 @@ def main(folder: pathlib.Path) -> None:
       scale_and_offset=pair
       and tuple(np.asarray(part, np.float32) for part in pair),
       calibration=np.load(folder / 'calibration.npy'),
-      batch_size=request['batch_size'],
+      **request['options'],
     )
   guessed = [
     layer

@@ -29,6 +29,8 @@ def to_tflite(
   scale_and_offset: tuple[np.ndarray, np.ndarray] | None = None,
   calibration: Iterable[np.ndarray] | None = None,
   batch_size: int = 1,
+  output: str = 'logits',
+  integers: str = 'uint8',
 ) -> bytes:
   """A network as a TFLite model of builtin operations.
 
@@ -44,6 +46,8 @@ def to_tflite(
       more operations, so that the input is pixels 0..255.
     calibration: 'int8' only: inputs [H, W, C] as the model gets them.
     batch_size: images of one inference; 0 = any number.
+    output: 'logits', or 'probabilities': their softmax, one more operation.
+    integers: 'int8' only: type of input and output, see `tflite.convert`.
 
   Returns:
     The model's bytes. int8: a `NarrowRange` warning names layers that gave
@@ -53,11 +57,12 @@ def to_tflite(
   # Arrays of an accelerator cannot become constants of a CPU's program.
   variables = jax.device_get(variables)
 
-  def logits(images):
+  def scores(images):
     if scale_and_offset is not None:
       scale, offset = scale_and_offset
       images = images * scale[None, None, None] + offset[None, None, None]
-    return network.apply(variables, images)
+    logits: Any = network.apply(variables, images)
+    return jax.nn.softmax(logits) if output == 'probabilities' else logits
 
   batch = batch_size or 1
   if calibration is not None:
@@ -65,10 +70,11 @@ def to_tflite(
       np.broadcast_to(image, (batch, *image.shape)) for image in calibration
     )
   model = tflite.convert(
-    logits,
+    scores,
     (batch, image_size, image_size, arch.input_channels),
     precision=precision,
     calibration=calibration,
+    integers=integers,
   )
   if precision == 'int8':
     model = int8_ranges.widen(model)

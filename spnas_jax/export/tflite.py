@@ -29,6 +29,7 @@ def convert(
   *,
   precision: str = 'float32',
   calibration: Iterable[np.ndarray] | None = None,
+  integers: str = 'uint8',
 ) -> bytes:
   """Converts a JAX function of one array into a TFLite model.
 
@@ -37,9 +38,11 @@ def convert(
     input_shape: shape of the input.
     precision: 'float32'; 'float16', weights stored in half precision, inputs
       and outputs float32; 'int8', weights (per channel) and activations in 8
-      bits, input uint8, output int8.
+      bits, input and output `integers`.
     calibration: 'int8' only: inputs of `input_shape` from which the ranges of
       activations are taken.
+    integers: 'int8' only: 'uint8', which apps feed with pixels, or 'int8',
+      which tools for microcontrollers want.
 
   Returns:
     The model's bytes. Its signature has the input 'image' and the output
@@ -84,8 +87,8 @@ def convert(
       converter.target_spec.supported_ops = [
         tf.lite.OpsSet.TFLITE_BUILTINS_INT8
       ]
-      converter.inference_input_type = tf.uint8
-      converter.inference_output_type = tf.int8
+      converter.inference_input_type = tf.as_dtype(integers)
+      converter.inference_output_type = tf.as_dtype(integers)
     return converter.convert()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
+from spnas_jax.config.defaults import dataset_facts
 from spnas_jax.core.parallel import AXIS, pmap_eval, replicate
 from spnas_jax.data import input_pipeline
 from spnas_jax.models.supernet import SuperNet
@@ -71,7 +72,7 @@ def forced_scores(
 class Subnets:
   """One supernet's weights and the images that sub-networks are scored on.
 
-  Images held out of training where `dataset.holdout` is above 0, otherwise
+  Validation images where the data set has some, otherwise
   training images without augmentation; never test images, since choices are
   made by these scores.
 
@@ -90,7 +91,8 @@ class Subnets:
     recipe = config.search
     self._supernet = supernet
     self._params = replicate(params)
-    self.split = 'validation' if config.dataset.holdout else 'train'
+    held_out = dataset_facts(config).num_validation
+    self.split = 'validation' if held_out else 'train'
     count = -(-num_images // recipe.batch_size)
     self._scored = list(
       take(

@@ -234,7 +234,7 @@ def gates(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
 
 def _split(config: ConfigDict) -> str:
   """Split of the images on which gates are checked."""
-  return 'validation' if config.dataset.holdout else 'test'
+  return 'validation' if dataset_facts(config).num_validation else 'test'
 
 
 def _show(correlation: Any) -> str:

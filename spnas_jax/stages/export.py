@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import scipy.special
 from ml_collections import ConfigDict
 
 from spnas_jax.config.defaults import dataset_facts
@@ -88,6 +89,8 @@ def _export(
     # One that an earlier run left would be taken for this network's.
     (workdir / FILES['int8'][0]).unlink(missing_ok=True)
   reference = _jax_logits(arch, variables, normalised)
+  if config.export.output == 'probabilities':
+    reference = scipy.special.softmax(reference, -1)
   result = compare(logits, reference, labels)
   for precision, (_, ending) in FILES.items():
     made = precision in models
@@ -115,7 +118,7 @@ def make_models(
       precision=precision,
       scale_and_offset=_inside(config, arch),
       calibration=_calibration_inputs(config) if precision == 'int8' else None,
-      batch_size=config.export.batch_size,
+      **_options(config),
     )
     for precision in precisions
   }
@@ -134,8 +137,8 @@ def _make_int8(
     config.dataset.image_size,
     scale_and_offset=_inside(config, arch),
     calibration=_calibration_inputs(config),
-    batch_size=config.export.batch_size,
     images=images,
+    **_options(config),
   )
 
 
@@ -184,12 +187,12 @@ def spell_result(result: dict[str, Any], path: str) -> list[str]:
     )
   lines = [
     f'{path}, {result["bytes"] / 1e6:.2f} MB (float16 '
-    f'{result["bytes_fp16"] / 1e6:.2f}, int8 {int8}); logits within '
+    f'{result["bytes_fp16"] / 1e6:.2f}, int8 {int8}); scores within '
     f'{result["max_abs_diff"]:.1e} of JAX over {result["num_images"]} images'
   ]
   if result['max_rel_diff'] > _MOST_REL_DIFF:
     lines.append(
-      f'WARNING: the float32 logits are off by '
+      f'WARNING: the float32 scores are off by '
       f'{100 * result["max_rel_diff"]:.2g}% of their range; the file does not '
       'compute what the network does'
     )
@@ -223,6 +226,7 @@ def describe_models(
       else '(pixel / 255 - mean) / std, channels last',
       'resize': f'{size} x {size} px, {config.dataset.interpolation}',
     },
+    'output': config.export.output,
     'integers': 'value = (integer - zero_point) * scale',
     'labels': list(dataset_facts(config).label_names),
     'files': {
@@ -284,10 +288,16 @@ def describe(
     labels=facts.label_names,
     mean=mean.tolist(),
     std=std.tolist(),
+    output=config.export.output,
     interpolation=config.dataset.interpolation,
     eval_crop=preprocessing.EVAL_CROP if cropped else None,
     facts={k: v for k, v in sidecar.items() if k not in ('files', 'labels')},
   )
+
+
+def _options(config: ConfigDict) -> dict[str, Any]:
+  """Keys of `config.export` that `to_tflite` takes as they are."""
+  return {k: config.export[k] for k in ('batch_size', 'output', 'integers')}
 
 
 def _inside(

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import scipy.special
 import tiny
 from tiny_network import SIZE, TEXT, images, jax_logits, network
 
@@ -137,10 +138,18 @@ def test_normalisation_is_two_more_operations(bare):
   )
 
 
-def test_int8_is_integer_throughout_and_per_channel(bare):
+@pytest.mark.parametrize('integers', ['uint8', 'int8'])
+def test_int8_is_integer_throughout_and_per_channel(bare, integers):
   arch, variables, _ = bare
   x = images(16)
-  model = to_tflite(arch, variables, SIZE, precision='int8', calibration=x)
+  model = to_tflite(
+    arch,
+    variables,
+    SIZE,
+    precision='int8',
+    calibration=x,
+    integers=integers,
+  )
   runner = tflite.interpreter(model)
   types = {np.dtype(t['dtype']).name for t in runner.get_tensor_details()}
   assert types <= {'int8', 'uint8', 'int32'}
@@ -151,11 +160,20 @@ def test_int8_is_integer_throughout_and_per_channel(bare):
   ]
   # One scale for every output channel of every kind of convolution.
   assert {8, 12, 16, 24, 36} <= set(scales)
-  assert tflite.interface(model)['input']['dtype'] == 'uint8'
-  assert tflite.interface(model)['output']['dtype'] == 'int8'
+  for side in tflite.interface(model).values():
+    assert side['dtype'] == integers
   want = jax_logits(arch, variables, x)
   got = tflite.run(model, x)
   assert np.abs(got - want).max() < 0.1 * np.ptp(want)
+
+
+def test_probabilities_are_the_softmax_of_the_logits(bare):
+  arch, variables, model = bare
+  soft = to_tflite(arch, variables, SIZE, output='probabilities')
+  assert tflite.operations(soft) == [*tflite.operations(model), 'SOFTMAX']
+  want = scipy.special.softmax(tflite.run(model, images(4)), -1)
+  # A float32 softmax of some thousand possible roundings.
+  np.testing.assert_allclose(tflite.run(soft, images(4)), want, atol=1e-6)
 
 
 def test_float16_halves_the_weights(bare):
