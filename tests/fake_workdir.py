@@ -53,6 +53,26 @@ def save(workdir, name, saver, *args, **kwargs):
   workdir.write(name, buffer.getvalue())
 
 
+def evaluation():
+  """97% right: of 300 images of cats 8 are taken for dogs, of 60 dogs 3."""
+  return {
+    'top1': 349 / 360,
+    'top5': 1.0,
+    'num_examples': 360,
+    'macro_accuracy': (292 / 300 + 57 / 60) / 2,
+    'per_class': [
+      {'class': 'cat', 'images': 300, 'recall': 292 / 300},
+      {'class': 'dog', 'images': 60, 'recall': 57 / 60},
+      {'class': 'eel', 'images': 0, 'recall': None},
+    ],
+    'confusion_matrix': [[292, 8, 0], [3, 57, 0], [0, 0, 0]],
+    'worst_mistakes': [
+      {'index': 7, 'true': 'cat', 'predicted': 'dog', 'confidence': 0.99},
+      {'index': 3, 'true': 'dog', 'predicted': 'cat', 'confidence': 0.6},
+    ],
+  }
+
+
 def fill(config, path):
   """A workdir in which every stage has run."""
   workdir, rng = Workdir(path), np.random.default_rng(0)
@@ -86,6 +106,13 @@ def fill(config, path):
   ):
     arrays = {tag: 1 / STEPS for tag in tags}
     save(workdir, f'{stage}/history.npz', np.savez, step=STEPS, **arrays)
+  save(
+    workdir,
+    'evaluate/worst_mistakes.npz',
+    np.savez,
+    images=np.arange(2 * 8 * 8).reshape(2, 8, 8, 1).astype(np.uint8),
+    index=[7, 3],
+  )
   for name in report_data.MODELS.values():
     workdir.write(name, bytes(1500))
   stages = {
@@ -109,7 +136,7 @@ def fill(config, path):
       },
     },
     'train': {'steps': 100, 'architecture': arch.to_string()},
-    'evaluate': {'top1': 0.97, 'top5': 1.0, 'num_examples': 360},
+    'evaluate': evaluation(),
     'export': {'max_abs_diff': 2e-6, 'agreement_int8': 0.99},
     'profile': {
       'median_ms': ms * 1.2,

@@ -27,7 +27,7 @@ from spnas_jax.networks.architecture import (
   block_input_sizes,
 )
 from spnas_jax.networks.space import Choice, Choices, SearchSpace
-from spnas_jax.report.figures import Curve, Point
+from spnas_jax.report.figures import Curve
 from spnas_jax.report.network_figures import (
   GateRow,
   NetworkRow,
@@ -52,6 +52,7 @@ class Findings:
   table: the latency table of the search.
   search_curves, train_curves: scalars over the steps.
   supernet: arrays of `search/supernet.npz`.
+  mistake_images: uint8 [n, h, w, c], of the evaluation's 'worst_mistakes'.
   model_bytes: precision -> size of the exported file.
   problems: one line for each part that is there but could not be used.
   """
@@ -65,6 +66,7 @@ class Findings:
   search_curves: dict[str, Curve] = dataclasses.field(default_factory=dict)
   train_curves: dict[str, Curve] = dataclasses.field(default_factory=dict)
   supernet: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  mistake_images: np.ndarray | None = None
   model_bytes: dict[str, int] = dataclasses.field(default_factory=dict)
   problems: list[str] = dataclasses.field(default_factory=list)
 
@@ -108,6 +110,13 @@ def gather(config: ConfigDict, workdir: Workdir) -> Findings:
   if path.exists():
     arrays = attempt('What the supernet learned', read_npz, path)
     found.supernet = arrays or {}
+  if found.stage('evaluate').get('worst_mistakes'):
+    found.mistake_images = attempt(
+      'The picture of the worst mistakes',
+      _read_mistakes,
+      workdir,
+      found.stage('evaluate')['worst_mistakes'],
+    )
   found.model_bytes = {
     precision: (workdir / name).stat().length
     for precision, name in MODELS.items()
@@ -156,6 +165,20 @@ def _read_curves(workdir: Workdir, stage: str) -> dict[str, Curve]:
     for key, values in arrays.items()
     if values.ndim == 1
   }
+
+
+def _read_mistakes(
+  workdir: Workdir, rows: Sequence[dict[str, Any]]
+) -> np.ndarray:
+  """The images of these mistakes."""
+  path = workdir / 'evaluate' / 'worst_mistakes.npz'
+  if not path.exists():
+    raise UserError(f'there is no evaluate/{path.name}')
+  arrays = read_npz(path)
+  index = [row['index'] for row in rows]
+  if arrays['index'].tolist() != index or len(arrays['images']) != len(index):
+    raise UserError(f'evaluate/{path.name} is of another evaluation')
+  return arrays['images']
 
 
 def _read_space(config: ConfigDict, search: dict[str, Any]) -> SearchSpace:
@@ -375,44 +398,3 @@ def gate_rows(space: SearchSpace) -> list[GateRow]:
       group = 'Keep the layer?'
     rows.append(GateRow(gate.layer, group))
   return rows
-
-
-def trained_points(found: Findings) -> tuple[list[Point], list[Point]]:
-  """(found, random) networks of the random search, averaged over seeds."""
-  by_network: dict[tuple[str, str], list[dict[str, Any]]] = {}
-  for row in found.stage('random_search').get('networks', ()):
-    key = row.get('kind', 'random'), row['architecture']
-    by_network.setdefault(key, []).append(row)
-  points: dict[str, list[Point]] = {'found': [], 'random': []}
-  for (kind, _), rows in by_network.items():
-    top1 = float(np.mean([row['top1'] for row in rows]))
-    points.setdefault(kind, []).append(Point(rows[0]['predicted_ms'], top1))
-  return points['found'], points['random']
-
-
-def compared_points(
-  found: Findings,
-) -> tuple[dict[str, list[Point]], list[Point], str]:
-  """(known networks by name, found network, 'measured' or 'predicted').
-
-  Where some latencies were measured, predicted ones stay out of the picture.
-  """
-  rows = [
-    row
-    for row in found.stage('compare_zoo').get('rows', ())
-    if row.get('ms') is not None and row.get('top1') is not None
-  ]
-  kinds = {row.get('ms_kind') for row in rows}
-  kind = 'measured' if 'measured' in kinds else 'predicted'
-  families: dict[str, list[Point]] = {}
-  for row in rows:
-    if row.get('ms_kind') == kind and row['name'] != 'random_search':
-      point = Point(row['ms'], row['top1'])
-      families.setdefault(row['name'], []).append(point)
-  own = families.pop('found', [])
-  return families, own, kind
-
-
-def supernet_point(row: dict[str, Any]) -> Point:
-  """A network of an evolution, scored with shared weights."""
-  return Point(row['predicted_ms'], row['supernet_top1'])

@@ -140,6 +140,13 @@ _NUMBERS: tuple[tuple[str, str, str, Format, str], ...] = (
   ),
   (
     'evaluate',
+    'macro_accuracy',
+    'Macro accuracy',
+    fraction,
+    'Mean over the classes of the share of their images that is recognised.',
+  ),
+  (
+    'evaluate',
     'top5',
     'Top-5 accuracy',
     fraction,

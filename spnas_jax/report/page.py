@@ -12,6 +12,8 @@ import struct
 from collections.abc import Sequence
 from html import escape
 
+from spnas_jax.report.plot_style import DPI, WIDTH
+
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
@@ -21,6 +23,9 @@ class Picture:
     name: of the file, without its ending.
     light, dark: PNG bytes.
     caption: what it shows and how to read it.
+
+  A picture that is wider than `plot_style.WIDTH` keeps its size and has the
+  page's whole width; on a phone it is scrolled.
   """
 
   name: str
@@ -162,11 +167,14 @@ def _section(section: Section) -> str:
 def _picture(picture: Picture) -> str:
   width, height = struct.unpack('>II', picture.light[16:24])
   dark = _uri(picture.dark)
+  wide = width > 1.01 * WIDTH * DPI
+  kind = ' class="wide"' if wide else ''
+  shown = f' style="width: {96 * width // DPI}px"' if wide else ''
   return (
-    '<figure><picture>'
+    f'<figure{kind}><div class="scroll"><picture>'
     f'<source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-    f'<img src="{_uri(picture.light)}" width="{width}" height="{height}" '
-    f'alt="{escape(picture.caption)}"></picture>'
+    f'<img src="{_uri(picture.light)}" width="{width}" height="{height}"'
+    f'{shown} alt="{escape(picture.caption)}"></picture></div>'
     f'<figcaption>{escape(picture.caption)}</figcaption></figure>'
   )
 
@@ -243,6 +251,7 @@ section { padding: 16px; margin: 0 0 16px; }
 }
 figure { margin: 0; min-width: 0; max-width: 480px; }
 img { display: block; width: 100%; height: auto; }
+.wide { grid-column: 1 / -1; max-width: none; }
 figcaption { font-size: .9rem; margin-top: .4rem; }
 .scroll { overflow-x: auto; }
 .table + .table, .pictures + .table { margin-top: 20px; }

@@ -18,6 +18,8 @@ from matplotlib.ticker import MaxNLocator
 
 # Inches. On the narrowest phones (330 CSS px) a picture shrinks to 0.78.
 WIDTH = 4.4
+# Pixels of a PNG file in an inch.
+DPI = 190
 # Points; 8 or more after that.
 TEXT, SMALL = 11.0, 10.4
 
@@ -103,7 +105,7 @@ def decimals(total: float) -> int:
   return max(0, 3 - math.floor(math.log10(total))) if total > 0 else 0
 
 
-def png(figure: Figure, dpi: int = 190) -> bytes:
+def png(figure: Figure, dpi: int = DPI) -> bytes:
   """The picture as PNG bytes, without a date or version in them."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=dpi, metadata={'Software': None})

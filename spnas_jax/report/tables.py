@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from spnas_jax.report.findings import Findings
+from spnas_jax.report.mistakes import unbalanced
 from spnas_jax.report.numbers import (
   count,
   duration,
@@ -80,12 +81,25 @@ def missing(found: Findings, workdir: str, table: str) -> list[Missing]:
   for stage, what in _STAGES.items():
     if stage in found.results:
       continue
-    command = f'python main.py --stage={stage} --config=CONFIG'
-    command += f' --workdir={workdir}'
-    if table and stage in _READ_TABLE:
-      command += f' --config.latency_table={table}'
-    parts.append(Missing(f'{what}:', command))
+    parts.append(Missing(f'{what}:', _command(stage, workdir, table)))
+  evaluate = found.stage('evaluate')
+  if evaluate and 'per_class' not in evaluate:
+    parts.append(
+      Missing(
+        'Where it errs (an older version evaluated, which did not look; remove '
+        "'evaluate' from results.json first):",
+        _command('evaluate', workdir, table),
+      )
+    )
   return parts
+
+
+def _command(stage: str, workdir: str, table: str) -> str:
+  command = f'python main.py --stage={stage} --config=CONFIG'
+  command += f' --workdir={workdir}'
+  if table and stage in _READ_TABLE:
+    command += f' --config.latency_table={table}'
+  return command
 
 
 def provenance(found: Findings) -> list[Table]:
@@ -176,6 +190,9 @@ def accuracy_table(found: Findings) -> list[Table]:
       if key == 'top1' and total:
         low, high = interval(evaluate[key], total)
         rows.append(('95% interval', f'{fraction(low)} to {fraction(high)}'))
+    if key == 'top1' and unbalanced(found):
+      label = 'macro accuracy (mean over the classes)'
+      rows.append((label, fraction(evaluate['macro_accuracy'])))
   if total:
     rows.append(('images', count(total)))
   for ending, name in (

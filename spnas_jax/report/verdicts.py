@@ -7,6 +7,7 @@ from typing import Any
 
 from spnas_jax.export.int8_ranges import NarrowRange
 from spnas_jax.report.findings import Findings
+from spnas_jax.report.mistakes import unbalanced
 from spnas_jax.report.numbers import fraction, interval, ms, relative
 from spnas_jax.report.page import Tile, Verdict
 from spnas_jax.report.significance import difference, network_means
@@ -214,4 +215,8 @@ def tiles(found: Findings) -> list[Tile]:
   if evaluate.get('top1') is not None:
     note = f'{evaluate.get("num_examples", 0):,} images'
     result.append(Tile('Top-1 accuracy', fraction(evaluate['top1']), note))
+  if unbalanced(found):
+    note = 'mean over the classes'
+    value = fraction(evaluate['macro_accuracy'])
+    result.append(Tile('Macro accuracy', value, note))
   return result

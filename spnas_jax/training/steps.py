@@ -17,6 +17,11 @@ from spnas_jax.training.optimizer import decayed, moving_average
 from spnas_jax.training.schedules import ema_decay
 from spnas_jax.training.train_state import TrainState
 
+# How many mistakes of an evaluation are kept, and up to how many classes every
+# pair of them is counted.
+WORST = 12
+MATRIX_CLASSES = 200
+
 
 def dropout_mask(
   key: Array, rate: float, local_batch: int, features: int
@@ -147,9 +152,7 @@ def score(logits: Array, labels: Array, mask: Array) -> dict[str, Array]:
   luck only. An example counts for top-5 if fewer than five classes score higher
   than its own (all of them where there are no more than five classes).
   """
-  own = jnp.take_along_axis(logits, labels[:, None], 1)
-  # Written so that NaN, which compares with nothing, ranks last, not first.
-  rank = (~(logits <= own)).sum(-1)
+  rank = _rank(logits, labels)
   log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
   ce = -jnp.take_along_axis(log_probability, labels[:, None], 1)[:, 0]
   return {
@@ -158,6 +161,13 @@ def score(logits: Array, labels: Array, mask: Array) -> dict[str, Array]:
     'top5': ((rank < 5) * mask).sum(),
     'cross_entropy': (ce * mask).sum(),
   }
+
+
+def _rank(logits: Array, labels: Array) -> Array:
+  """How many classes score higher than the true one, int32 [b]."""
+  own = jnp.take_along_axis(logits, labels[:, None], 1)
+  # Written so that NaN, which compares with nothing, ranks last, not first.
+  return (~(logits <= own)).sum(-1)
 
 
 def make_eval_step(apply):
@@ -176,3 +186,78 @@ def make_eval_step(apply):
     return lax.psum(score(logits, batch['label'], batch['mask']), AXIS)
 
   return eval_step
+
+
+def make_detailed_eval_step(apply, processes: int):
+  """Step of an evaluation that also says where the network errs.
+
+  Args:
+    apply: (variables, images) -> logits.
+    processes: how many share a batch.
+
+  Returns:
+    step(variables, {'image' [b, H, W, C], 'label' [b], 'mask' [b], 'process'
+    int32 [b], 'ordinal' int32 [b]}) -> (sums, worst), equal on all devices.
+    `sums` has the sums of `score`, and float32 counts: 'examples' [processes],
+    'images' and 'right' [classes], and for up to `MATRIX_CLASSES` classes
+    'confusion' [classes, classes], whose rows are the true ones. `worst` has
+    the up to `WORST` most confident wrong answers of the batch, see
+    `_most_confident`.
+  """
+
+  def eval_step(variables, batch):
+    logits = apply(variables, batch['image'])
+    labels, mask = batch['label'], batch['mask']
+    classes, answers = logits.shape[-1], logits.argmax(-1)
+    right = (_rank(logits, labels) < 1) * (answers == labels) * mask
+    true = jax.nn.one_hot(labels, classes)
+    images, correct = jnp.stack([mask, right]) @ true
+    sums = {
+      **score(logits, labels, mask),
+      'examples': mask.sum() * jax.nn.one_hot(batch['process'][0], processes),
+      'images': images,
+      'right': correct,
+    }
+    if classes <= MATRIX_CLASSES:
+      # argmax may name the true class where its score is not a number. That is
+      # no answer: it is neither right nor taken for another class.
+      answered = jnp.where(answers == labels, right, mask)
+      counted = true * answered[:, None]
+      sums['confusion'] = counted.T @ jax.nn.one_hot(answers, classes)
+    confidence = jax.nn.softmax(logits.astype(jnp.float32)).max(-1)
+    wrong = (mask > right) & (confidence >= 0)  # NaN is not confident.
+    rows = {
+      'confidence': jnp.where(wrong, confidence, -1),
+      'true': labels,
+      'predicted': answers,
+      'process': batch['process'],
+      'ordinal': batch['ordinal'],
+    }
+    return lax.psum(sums, AXIS), _most_confident(rows, batch['image'])
+
+  return eval_step
+
+
+def _most_confident(rows: dict[str, Array], images: Array) -> dict[str, Array]:
+  """The rows of all devices with the highest 'confidence', and their images.
+
+  Args:
+    rows: each [b], of this device; a confidence of -1 is none.
+    images: [b, H, W, C].
+
+  Returns:
+    Each [n], the most confident first, n <= `WORST`, and 'image' [n, H, W, C].
+  """
+  count = min(WORST, len(images))
+  _, own = lax.top_k(rows['confidence'], count)
+  everyone = jax.tree.map(
+    lambda x: lax.all_gather(x[own], AXIS).reshape(-1), rows
+  )
+  _, best = lax.top_k(
+    everyone['confidence'], min(WORST, len(everyone['confidence']))
+  )
+  # Only the chosen images travel: every device gives those that it has.
+  device, place = jnp.divmod(best, count)
+  here = (device == lax.axis_index(AXIS))[:, None, None, None]
+  image = lax.psum(jnp.where(here, images[own[place]], 0), AXIS)
+  return {**{key: x[best] for key, x in everyone.items()}, 'image': image}

@@ -2,10 +2,9 @@ import matplotlib
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
-from spnas_jax.report.history import Curve
 
 from spnas_jax.report import figures, network_figures
-from spnas_jax.report.figures import Point
+from spnas_jax.report.figures import Curve, Point
 from spnas_jax.report.network_figures import (
   GateRow,
   NetworkRow,

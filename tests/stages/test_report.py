@@ -17,8 +17,10 @@ from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks import zoo
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.report import findings as report_data
+from spnas_jax.report import sections
 from spnas_jax.report.findings import Findings
 from spnas_jax.report.page import Section, Table, render
+from spnas_jax.report.points import compared_points, trained_points
 from spnas_jax.stages import report
 
 
@@ -36,7 +38,7 @@ def full(config, tmp_path):
 def quick(monkeypatch):
   """Pictures are made but not rendered."""
   monkeypatch.setattr(
-    report,
+    sections,
     'png',
     lambda figure: bytes(16) + struct.pack('>II', 10, 10),
   )
@@ -100,6 +102,8 @@ PICTURES = [
   'random_search',
   'evolution',
   'compare_zoo',
+  'confusion',
+  'mistakes',
 ]
 
 
@@ -116,6 +120,7 @@ def test_full_report(config, full):
     'What it decided',
     'Can the latency table be trusted?',
     'How good it is',
+    'Where it errs',
     'All numbers',
     'Comparisons',
     'Known networks',
@@ -179,6 +184,7 @@ def test_a_missing_stage_leaves_its_command(
     ('train/history.npz', ['train_learning']),
     ('latency_table.json', ['layer_times']),
     ('architecture.json', ['network', 'layer_times', 'superkernels']),
+    ('evaluate/worst_mistakes.npz', ['mistakes']),
   ],
 )
 def test_missing_files_leave_their_pictures_out(
@@ -202,6 +208,7 @@ def test_missing_files_leave_their_pictures_out(
     'search/found.npy',
     'architecture.json',
     'latency_table.json',
+    'evaluate/worst_mistakes.npz',
   ],
 )
 def test_damaged_files_leave_a_line(config, full, quick, name):
@@ -216,6 +223,37 @@ def test_damaged_results_are_the_users_business(config, full):
   full.write('results.json', '{')
   with pytest.raises(UserError, match=r'results\.json'):
     report.run(config, full)
+
+
+@pytest.mark.parametrize(
+  'key', ['per_class', 'confusion_matrix', 'worst_mistakes']
+)
+def test_evaluations_of_older_versions_are_reported(config, full, quick, key):
+  """With what they have; and how the rest is made."""
+  results = full.results()
+  keys = ('macro_accuracy', 'per_class', 'confusion_matrix', 'worst_mistakes')
+  for name in keys if key == 'per_class' else (key,):
+    del results['evaluate'][name]
+  full.write('results.json', json.dumps(results))
+  names = report.run(config, full)['figures']
+  page = page_of(full)
+  without = {
+    'per_class': ['confusion', 'mistakes'],
+    'confusion_matrix': ['confusion'],
+    'worst_mistakes': ['mistakes'],
+  }[key]
+  assert names == [f'report/{n}.png' for n in PICTURES if n not in without]
+  assert ('Where it errs' in check(page).headings) == (key != 'per_class')
+  assert ('--stage=evaluate' in page) == (key == 'per_class')
+  assert '96.94%' in page
+
+
+def test_images_of_another_evaluation_are_not_shown(config, full, quick):
+  results = full.results()
+  results['evaluate']['worst_mistakes'][0]['index'] = 8
+  full.write('results.json', json.dumps(results))
+  assert 'report/mistakes.png' not in report.run(config, full)['figures']
+  assert 'worst_mistakes.npz is of another evaluation' in page_of(full)
 
 
 def test_another_configuration_or_table_is_said(config, full, quick):
@@ -309,14 +347,14 @@ def test_gates_are_named_by_what_they_admit(config):
 
 
 def test_seeds_are_averaged(config, full):
-  own, random = report_data.trained_points(report_data.gather(config, full))
+  own, random = trained_points(report_data.gather(config, full))
   assert [p.top1 for p in own] == [0.9]
   assert [p.top1 for p in random] == pytest.approx([0.8, 0.6])
 
 
 def test_measured_and_predicted_latencies_are_not_mixed(config, full):
   found = report_data.gather(config, full)
-  families, own, kind = report_data.compared_points(found)
+  families, own, kind = compared_points(found)
   assert kind == 'measured'
   assert families == {'a': [(2.0, 0.5), (3.0, 0.6)]}
   assert own == [(2.5, 0.7)]

@@ -1,0 +1,322 @@
+"""The page's sections: which pictures and tables, with their captions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from matplotlib.figure import Figure
+
+from spnas_jax.report import figures, mistake_figures, mistakes, network_figures
+from spnas_jax.report import findings as report_data
+from spnas_jax.report.findings import Findings
+from spnas_jax.report.numbers import numbers
+from spnas_jax.report.page import Picture, Section
+from spnas_jax.report.plot_style import DARK, LIGHT, Palette, kernel_colour, png
+from spnas_jax.report.points import (
+  compared_points,
+  supernet_point,
+  trained_points,
+)
+from spnas_jax.report.tables import (
+  accuracy_table,
+  latency_table,
+  provenance,
+  stage_table,
+  tables_of,
+)
+
+
+def sections(found: Findings) -> Iterator[Section]:
+  """The page's sections, those that the workdir has something for."""
+  for make in (
+    _network,
+    _search,
+    _decisions,
+    _latency,
+    _accuracy,
+    _mistakes,
+    _numbers,
+    _comparisons,
+    _zoo,
+    _provenance,
+  ):
+    section = make(found)
+    if section.pictures or section.tables:
+      yield section
+
+
+def _draw(
+  found: Findings, name: str, caption: str, make: Callable[[Palette], Figure]
+) -> list[Picture]:
+  """A picture in both themes; none, and a problem, where it cannot be drawn."""
+  try:
+    return [Picture(name, png(make(LIGHT)), png(make(DARK)), caption)]
+  except Exception as e:  # Odd data, or Matplotlib itself.
+    why = ' '.join(str(e).split()) or type(e).__name__
+    found.problems.append(f'The picture {name} is left out: {why}')
+    return []
+
+
+def _network(found: Findings) -> Section:
+  if found.arch is None:
+    return Section('')
+  pictures = []
+  rows = report_data.network_rows(found)
+  sizes = sorted({r.kernel for r in rows if r.layer is not None and r.kernel})
+  names = ', '.join(f'{kernel_colour(k)} {k}×{k}' for k in sizes)
+  words = (
+    'The network from the image (top) to the classes (bottom). Colour and '
+    f'height of a block show its kernel size ({names}), its width the '
+    'expansion ratio; grey parts were not searched.'
+  )
+  if any(row.skipped for row in rows):
+    words += ' Dotted outlines are layers that the search left out.'
+  pictures += _draw(
+    found,
+    'network',
+    words,
+    lambda colours: network_figures.network(rows, colours),
+  )
+  parts = report_data.part_times(found)
+  if parts:
+    reading = 'Where the predicted time goes, layer by layer.'
+    if any(part.slowest_ms for part in parts):
+      reading += ' Dotted: what the slowest candidate of the layer would take.'
+    if any(part.measured_ms is not None for part in parts):
+      reading += ' Upright marks: measured inside the network.'
+    pictures += _draw(
+      found,
+      'layer_times',
+      reading,
+      lambda colours: network_figures.layer_times(parts, colours),
+    )
+  return Section(
+    'The network',
+    'MBConv 5×5-6 is a block that widens its input six-fold, filters it with a '
+    '5×5 kernel in each channel and narrows it again.',
+    pictures,
+  )
+
+
+def _search(found: Findings) -> Section:
+  curves, result = found.search_curves, found.stage('search')
+  warmup, pictures = result.get('warmup_steps'), []
+  if 'cross_entropy' in curves or 'accuracy' in curves:
+    pictures += _draw(
+      found,
+      'search_learning',
+      'How well the supernet classifies while it is searched. Thin: single '
+      'batches; thick: smoothed.',
+      lambda colours: figures.learning(curves, warmup, colours),
+    )
+  if 'runtime_ms' in curves:
+    target = result.get('target_ms')
+    words = (
+      'Expected latency R of the supernet. In the warm-up, subsets of the '
+      'weights are dropped at random (thin line) and latency does not count; '
+    ) + (
+      'then λ weighs it against the loss.'
+      if target is None
+      else 'then λ pulls R along the dotted ramp to the target.'
+    )
+    pictures += _draw(
+      found,
+      'search_runtime',
+      words,
+      lambda colours: figures.runtime(curves, target, warmup, colours),
+    )
+  return Section(
+    'How the search went',
+    'One network is trained that contains all candidates; its weights and the '
+    'decisions between candidates are learned together.',
+    pictures,
+  )
+
+
+def _decisions(found: Findings) -> Section:
+  pictures = []
+  warmup = found.stage('search').get('warmup_steps')
+  steps = found.supernet.get('gate_history_steps')
+  logits = found.supernet.get('gate_history_logits')
+  space = found.space
+  if (
+    space is not None
+    and steps is not None
+    and logits is not None
+    and logits.shape == (len(steps), len(space.gates))
+  ):
+    pictures += _draw(
+      found,
+      'gates',
+      'Every decision over the search: orange says yes, blue says no, pale '
+      'is undecided. Until the dotted line (warm-up) they are drawn at '
+      'random.',
+      lambda colours: network_figures.gate_history(
+        steps, logits, report_data.gate_rows(space), warmup, colours
+      ),
+    )
+  kernels = report_data.superkernels(found)
+  if kernels:
+    pictures += _draw(
+      found,
+      'superkernels',
+      'How much the weights of each superkernel differ between channels; '
+      'stronger colour is more. The outline is the kernel that was chosen. '
+      'In the paper, the outer ring is pale where 3×3 was chosen.',
+      lambda colours: network_figures.superkernels(kernels, colours),
+    )
+  return Section('What it decided', '', pictures)
+
+
+def _latency(found: Findings) -> Section:
+  rows = found.stage('validate_table').get('networks', ())
+  pairs = [
+    (row['predicted_ms'], row['measured_ms'])
+    for row in rows
+    if 'predicted_ms' in row and 'measured_ms' in row
+  ]
+  pictures = []
+  if pairs:
+    predicted, measured = zip(*pairs, strict=True)
+    pictures += _draw(
+      found,
+      'predicted_measured',
+      'Random networks that the latency table has not seen: the closer to '
+      'the line, the better the table predicts.',
+      lambda colours: figures.predicted_measured(predicted, measured, colours),
+    )
+  heading = 'Can the latency table be trusted?' if pairs else 'Latency table'
+  return Section(heading, '', pictures, latency_table(found))
+
+
+def _accuracy(found: Findings) -> Section:
+  curves, pictures = found.train_curves, []
+  if 'cross_entropy' in curves or 'accuracy' in curves:
+    pictures += _draw(
+      found,
+      'train_learning',
+      'Final training of the network on its own. Thin: single batches; '
+      'thick: smoothed.',
+      lambda colours: figures.learning(curves, None, colours),
+    )
+  result = found.stage('search')
+  target = result.get('target_ms')
+  own, random = trained_points(found)
+  if random:
+    pictures += _draw(
+      found,
+      'random_search',
+      'The found network against random ones of about the same latency, all '
+      'trained from scratch with one recipe'
+      + (' (means over seeds).' if own else '.'),
+      lambda colours: figures.accuracy_latency(
+        own, random, target_ms=target, colours=colours
+      ),
+    )
+  evolution = result.get('evolution') or {}
+  front = [supernet_point(row) for row in evolution.get('front', ())]
+  if front:
+    best = evolution.get('best')
+    pictures += _draw(
+      found,
+      'evolution',
+      'Best networks of an evolution at each latency, scored with the '
+      "supernet's shared weights, not trained on their own.",
+      lambda colours: figures.accuracy_latency(
+        [supernet_point(best)] if best else [],
+        front=front,
+        target_ms=target,
+        heading='Top-1 in the supernet (%)',
+        colours=colours,
+      ),
+    )
+  families, own, kind = compared_points(found)
+  if families:
+    pictures += _draw(
+      found,
+      'compare_zoo',
+      'Known networks and the found one, trained from scratch with one '
+      'recipe. A line joins widths of one network.',
+      lambda colours: figures.accuracy_latency(
+        own,
+        families=families,
+        target_ms=target,
+        latency=f'{kind} latency (ms)',
+        colours=colours,
+      ),
+    )
+  return Section('How good it is', '', pictures, accuracy_table(found))
+
+
+def _mistakes(found: Findings) -> Section:
+  counts, pictures = mistakes.matrix(found), list[Picture]()
+  if counts is not None and len(counts) <= mistakes.DRAWN:
+    pictures += _draw(
+      found,
+      'confusion',
+      'What each class is taken for. Blue is right, orange wrong: the '
+      'stronger, the larger the share of the class.',
+      lambda colours: mistake_figures.confusion(
+        counts, mistakes.names(found), colours
+      ),
+    )
+  worst = mistakes.worst(found)
+  if worst:
+    pictures += _draw(
+      found,
+      'mistakes',
+      'The mistakes it was surest of: the true class, → what it was taken '
+      'for, and the probability that it gave its answer. A label may be wrong, '
+      'too.',
+      lambda colours: mistake_figures.mistakes(worst, colours),
+    )
+  return Section(
+    'Where it errs',
+    mistakes.sentences(found),
+    pictures,
+    mistakes.tables(found),
+  )
+
+
+def _comparisons(found: Findings) -> Section:
+  ablate = found.stage('ablate')
+  ranking = ablate.get('ranking') or {}
+  tables = [
+    *tables_of(
+      found.stage('compare_zoo').get('rows'), 'Known networks, trained alike'
+    ),
+    *stage_table(found, 'compare', 'Single-path against multi-path supernets'),
+    *tables_of(
+      ablate.get('kernels'), 'Kernels trained alone and as subsets of others'
+    ),
+    *tables_of(
+      (ablate.get('gates') or {}).get('rows'), 'Do gates know what they decide?'
+    ),
+    *tables_of(
+      {k: v for k, v in ranking.items() if k != 'networks'},
+      'Does the supernet rank networks as training does?',
+    ),
+    *stage_table(found, 'compile', 'One step on a TPU, compiled without one'),
+  ]
+  return Section('Comparisons', '', (), tables)
+
+
+def _numbers(found: Findings) -> Section:
+  table = numbers(found)
+  return Section('All numbers', '', (), [table] if table.rows else [])
+
+
+def _zoo(found: Findings) -> Section:
+  text = (
+    'Published accuracies on ImageNet; parameters and multiply-adds counted '
+    'here, Pixel 1 latency predicted from the published table.'
+  )
+  return Section('Known networks', text, (), stage_table(found, 'zoo'))
+
+
+def _provenance(found: Findings) -> Section:
+  text = (
+    'The configuration is a hash of the keys that the stage depends on: equal '
+    'hashes, equal settings. results.json has the keys themselves.'
+  )
+  return Section('Where the numbers come from', text, (), provenance(found))
