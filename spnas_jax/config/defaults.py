@@ -138,6 +138,10 @@ def _search() -> ConfigDict:
   # 'gradient': thresholds are trained with the weights. 'evolution': networks
   # are bred by their scores inside a trained supernet.
   c.method = 'gradient'
+  # Workdir of a finished search of the same space, but for the classes, whose
+  # supernet this one starts from; '' = from scratch. Thresholds start anew, and
+  # so does the classifier where the classes differ.
+  c.init = ''
   # Formulation of the gates: 'sampled', 'official' or 'paper' (gates.py).
   c.gates = 'sampled'
   # Latency that the found network has to meet, ms. Unset: target_fraction.
@@ -198,10 +202,22 @@ def _train() -> ConfigDict:
   c.mixup = 0.0
   # Probability that a rectangle of an image is erased, fraction.
   c.random_erasing = 0.0
-  # Weights at the start: 'scratch'; 'inherit', from the search's supernet; or
-  # the path of an .npz file with a PyTorch state dict (docs/networks.md), which
-  # stays as it is if train.epochs is 0.
+  # Weights at the start: 'scratch'; 'inherit', from the search's supernet; the
+  # path of an .npz file with a PyTorch state dict (docs/networks.md), which
+  # stays as it is if train.epochs is 0; or a workdir with a finished training
+  # of the same network but for its classes. Where they differ in number or
+  # name, the classifier is new. If neither `architecture` nor this workdir has
+  # a network, it is the one trained there.
   c.init = 'scratch'
+  # For weights that were given, that is, not with 'scratch': epochs at the
+  # start, part of `epochs`, in which only the classifier is trained, 0 = none
+  # (batch norm uses the statistics of the batch also then); and factor of the
+  # learning rate of everything but the classifier.
+  c.freeze_epochs = 0.0
+  c.backbone_rate = 1.0
+  # 'loss': every class counts as much as any other in the loss, however many
+  # images it has; '' = every image counts the same.
+  c.class_balance = ''
   return c
 
 

@@ -72,6 +72,8 @@ RANGES: dict[str, tuple[float, float]] = {
   'ablate.ranking_images': (1, MAX_INT),
   'train.mixup': (0, 100),
   'train.random_erasing': (0, 1),
+  'train.freeze_epochs': (0, MAX_EPOCHS),
+  'train.backbone_rate': (0, 1),
   'evaluate.batch_size': (1, MAX_INT),
   'export.calibration_images': (1, MAX_INT),
   'export.check_images': (1, MAX_INT),
@@ -97,6 +99,10 @@ RANGES: dict[str, tuple[float, float]] = {
   'compare.warmup_steps': (0, MANY),
   'compare.epochs': (0, MAX_EPOCHS),
 }
+TRAIN_INIT = (
+  "'scratch', 'inherit', the path of an .npz file, a workdir with a finished "
+  'training'
+)
 MULTI_PATH = ('fbnet', 'darts', 'proxyless')
 ABLATE_PARTS = ('kernels', 'gates', 'ranking')
 RUNTIME_FORMS = ('exact', 'factorised')
@@ -115,6 +121,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
   'search.gates': GATES,
   'search.runtime_form': ('', *RUNTIME_FORMS),
   'search.gate_samples': ('shared', 'per_device'),
+  'train.class_balance': ('', 'loss'),
   'evaluate.split': ('test', 'validation'),
   'export.output': ('logits', 'probabilities'),
   'export.integers': ('uint8', 'int8'),
@@ -148,9 +155,7 @@ def check(config: ConfigDict) -> None:
   _check_space(config.space)
   _check_several(config)
   _check_search(config.search)
-  mixup = config.train.mixup
-  if 0 < mixup < 1e-3:  # Where Beta is not a number in float32.
-    raise UserError(f'train.mixup is {mixup}, allowed: 0, or 0.001 to 100')
+  _check_train(config.train)
 
 
 def _check_ranges(config: ConfigDict) -> None:
@@ -173,12 +178,6 @@ def _check_choices(config: ConfigDict) -> None:
     if value not in allowed_names:
       names = ', '.join(repr(name) for name in allowed_names)
       raise UserError(f'{field} is {value!r}, allowed: {names}')
-  init = config.train.init
-  if init not in ('scratch', 'inherit') and not init.endswith('.npz'):
-    raise UserError(
-      f"train.init is {init!r}, allowed: 'scratch', 'inherit', the path of an "
-      '.npz file'
-    )
   for field, allowed_names in CHOICES_OF_EACH.items():
     for name in get(config, field):
       if name not in allowed_names:
@@ -218,6 +217,32 @@ def _check_search(c: ConfigDict) -> None:
     raise UserError(
       f'search.warmup_epochs is {c.warmup_epochs}, allowed: 0 to '
       f'search.epochs, {c.epochs}'
+    )
+
+  supernet = c.evolution.supernet
+  if c.init and c.method == 'evolution' and supernet:
+    raise UserError(
+      f"search.init is {c.init!r}, allowed: '' where "
+      f'search.evolution.supernet is set ({supernet!r}): no supernet is trained'
+    )
+
+
+def _check_train(c: ConfigDict) -> None:
+  """Refuses values of section `train` that do not fit each other."""
+  if 0 < c.mixup < 1e-3:  # Where Beta is not a number in float32.
+    raise UserError(f'train.mixup is {c.mixup}, allowed: 0, or 0.001 to 100')
+  if not c.init:
+    raise UserError(f'train.init is {c.init!r}, allowed: {TRAIN_INIT}')
+  for key, plain in (('freeze_epochs', 0), ('backbone_rate', 1)):
+    if c[key] != plain and c.init == 'scratch':
+      raise UserError(
+        f"train.{key} is {c[key]}, allowed: {plain} with train.init 'scratch', "
+        'whose weights have learned nothing; name weights in train.init'
+      )
+  if c.freeze_epochs > c.epochs:
+    raise UserError(
+      f'train.freeze_epochs is {c.freeze_epochs}, allowed: 0 to train.epochs, '
+      f'{c.epochs}'
     )
 
 

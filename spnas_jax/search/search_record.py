@@ -18,7 +18,7 @@ from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.space import Choices, SearchSpace
 from spnas_jax.search.search_setup import (
   SearchProblem,
-  create_state,
+  blank_state,
   make_search,
 )
 from spnas_jax.search.search_step import Search
@@ -93,7 +93,7 @@ def finished_search(
   workdir = check_finished(config, workdir)
   search = make_search(config, SearchProblem.of(config))
   with Checkpoints(workdir / 'search' / 'checkpoints') as checkpoints:
-    return search, checkpoints.restore(create_state(search, config))
+    return search, checkpoints.restore(blank_state(search, config))
 
 
 def load_inherited(

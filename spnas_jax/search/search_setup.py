@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import make_space
-from spnas_jax.config.workdir import Workdir, stage_inputs
+from spnas_jax.config.defaults import default_config, make_space
+from spnas_jax.config.workdir import Workdir, differences, stage_inputs
+from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.models.supernet import SuperNet
+from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.space import Choices, SearchSpace
 from spnas_jax.search.controller import Controller, ControllerState
 from spnas_jax.search.gates import FORMULATIONS
 from spnas_jax.search.projection import project
 from spnas_jax.search.runtime import RuntimeModel
 from spnas_jax.search.search_step import Search
+from spnas_jax.training.checkpoint import Checkpoints
 from spnas_jax.training.run_setup import init_variables, length_of
 from spnas_jax.training.schedules import Phases, learning_rate_schedule
 from spnas_jax.training.train_state import TrainState
+from spnas_jax.training.transfer import (
+  check_channels,
+  open_source,
+  renew_classifier,
+  same_classes,
+  spell_start,
+)
 
 
 def load_table(config: ConfigDict) -> LatencyTable:
@@ -212,29 +224,124 @@ def make_search(config: ConfigDict, problem: SearchProblem) -> Search:
   )
 
 
+def blank_state(search: Search, config: ConfigDict) -> TrainState:
+  """State at step 0 of a supernet that has learned nothing."""
+  return _state(search, _fresh_variables(search, config))
+
+
 def create_state(search: Search, config: ConfigDict) -> TrainState:
-  """State at step 0."""
+  """State at step 0: `blank_state`, or with the weights of `search.init`.
+
+  Raises:
+    UserError: `search.init` cannot be used.
+  """
+  variables = _fresh_variables(search, config)
+  if config.search.init:
+    variables = _learned_variables(search, config, variables)
+  return _state(search, variables)
+
+
+def _state(search: Search, variables: dict[str, Any]) -> TrainState:
+  return TrainState.create(
+    variables, search.optimizer(), ControllerState.create()
+  )
+
+
+def _fresh_variables(search: Search, config: ConfigDict) -> dict[str, Any]:
   space = search.supernet.space
   gates = jnp.ones(len(space.gates))
-  variables = init_variables(
+  return init_variables(
     search.supernet,
     config.dataset.image_size,
     space.input_channels,
     config.seed,
     gates,
   )
-  return TrainState.create(
-    variables, search.optimizer(), ControllerState.create()
+
+
+def _learned_variables(
+  search: Search, config: ConfigDict, fresh: dict[str, Any]
+) -> dict[str, Any]:
+  """What the supernet of `search.init` has learned; thresholds are fresh.
+
+  The classifier is fresh too where the classes are others.
+  """
+  workdir, result = _source(config)
+  theirs = _as_recorded(search, result)
+  like = jax.eval_shape(functools.partial(blank_state, theirs, config))
+  with Checkpoints(workdir / 'search' / 'checkpoints') as checkpoints:
+    state = jax.device_get(checkpoints.restore(like))
+  params = {**state.params, 'thresholds': fresh['params']['thresholds']}
+  kept = same_classes(config, result, theirs.supernet.space.num_classes)
+  if not kept:
+    params = renew_classifier(params, fresh['params'])
+  say(f'search: {spell_start(config.search.init, kept)}')
+  return {'params': params, 'batch_stats': state.batch_stats}
+
+
+def _as_recorded(search: Search, result: dict[str, Any]) -> Search:
+  """The search whose checkpoint it is, as far as it shapes the state."""
+  recipe, inputs = default_config().search, result['inputs']
+  for key in ('gates', 'optimizer'):
+    recipe[key] = inputs.get(f'search.{key}', recipe[key])
+  found = Architecture.from_string(result['architecture'])
+  space = dataclasses.replace(
+    search.supernet.space, num_classes=found.num_classes
   )
+  formulation = FORMULATIONS[recipe.gates]
+  supernet = search.supernet.clone(
+    space=space,
+    placement=formulation.placement,
+    num_thresholds=formulation.num_thresholds(space),
+  )
+  return dataclasses.replace(
+    search, supernet=supernet, formulation=formulation, recipe=recipe
+  )
+
+
+def _source(config: ConfigDict) -> tuple[Workdir, dict[str, Any]]:
+  """The finished search that `search.init` names: (workdir, result).
+
+  Raises:
+    UserError: it is not a workdir, no supernet was trained there, or one of
+      another space or for images of other channels.
+  """
+  path = config.search.init
+  workdir, result = open_source(
+    'search.init', path, 'search', "'', a workdir with a finished search"
+  )
+  if not (workdir / 'search' / 'checkpoints').exists():
+    raise UserError(
+      f'search.init is {path!r}, whose search trained no supernet of its own, '
+      'allowed: the workdir that its search.evolution.supernet names'
+    )
+  found = Architecture.from_string(result['architecture'])
+  check_channels('search.init', path, found.input_channels, config)
+  # The momentum changes running averages only, which are not used.
+  theirs, ours = (
+    {k: v for k, v in inputs.items() if k.startswith('space.')}
+    for inputs in (result['inputs'], stage_inputs(config, 'space'))
+  )
+  momentum = 'space.batch_norm_momentum'
+  theirs[momentum] = ours[momentum]
+  if changed := differences(theirs, ours):
+    raise UserError(
+      f'search.init is {path!r}, which has searched another space ({changed}), '
+      'allowed: the same but for the classes'
+    )
+  return workdir, result
 
 
 def search_inputs(config: ConfigDict, table: LatencyTable) -> dict[str, Any]:
   """What the result of a search depends on.
 
   Raises:
-    UserError: another search's supernet is wanted and is not finished.
+    UserError: another search's supernet is wanted and is not finished, or is
+      of another space.
   """
-  supernet = {}
+  learned = {}
+  if config.search.init:
+    learned['init_sha256'] = _source(config)[1]['params_sha256']
   other = config.search.evolution.supernet
   if config.search.method == 'evolution' and other:
     trained = (
@@ -245,7 +352,7 @@ def search_inputs(config: ConfigDict, table: LatencyTable) -> dict[str, Any]:
         f'search.evolution.supernet is {other!r}, must be the workdir of a '
         'finished search'
       )
-    supernet['supernet'] = trained['params_sha256']
+    learned['supernet'] = trained['params_sha256']
   return stage_inputs(
     config,
     'seed',
@@ -254,5 +361,5 @@ def search_inputs(config: ConfigDict, table: LatencyTable) -> dict[str, Any]:
     'search',
     'evaluate.split',
     table=table.fingerprint(),
-    **supernet,
+    **learned,
   )

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -28,7 +29,12 @@ class Objective(NamedTuple):
   total: Array
 
 
-def cross_entropy(logits: Array, labels: Array, smoothing: float) -> Array:
+def cross_entropy(
+  logits: Array,
+  labels: Array,
+  smoothing: float,
+  weights: np.ndarray | None = None,
+) -> Array:
   """Mean CE against (1 - smoothing) one-hot + smoothing / classes.
 
   Args:
@@ -36,11 +42,31 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float) -> Array:
       log-softmax is known to break such trainings).
     labels: int [B].
     smoothing: 0 to below 1.
+    weights: float32 [classes], what an example of each class counts; the sum is
+      still divided by B, so that devices can average theirs. None = 1 each.
   """
   classes = logits.shape[-1]
   targets = optax.smooth_labels(jax.nn.one_hot(labels, classes), smoothing)
   losses = optax.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+  if weights is not None:
+    losses = losses * jnp.asarray(weights, jnp.float32)[labels]
   return losses.mean()
+
+
+def class_weights(counts: np.ndarray) -> np.ndarray:
+  """Weights under which every class counts as much as any other.
+
+  Args:
+    counts: int [classes], training images of each class.
+
+  Returns:
+    float32 [classes]: images / (classes * images of the class), so that the
+    mean over the images is 1. Classes without images have weight 0 and are not
+    counted.
+  """
+  present = counts > 0
+  even = counts.sum() / max(int(present.sum()), 1)
+  return np.where(present, even / np.maximum(counts, 1), 0).astype(np.float32)
 
 
 def objective(

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 # Every parameter's path matches exactly one rule.
@@ -79,6 +80,50 @@ def weight_optimizer(
   if name == 'adamw':
     return optax.adamw(learning_rate, weight_decay=0.0)
   raise ValueError(f'{name!r}, allowed: rmsprop, sgd, adamw')
+
+
+def train_optimizer(
+  recipe: Any, learning_rate: optax.Schedule, frozen_steps: int
+) -> optax.GradientTransformation:
+  """The optimizer of a training that starts from given weights.
+
+  The classifier follows `learning_rate`. The backbone, which is all the rest,
+  follows `backbone_rate` times it; in the first `frozen_steps` it keeps its
+  bits. Gradients are accumulated from the first step on, so that it starts as
+  evenly as it would later.
+
+  Args:
+    recipe: config section `train`; without `freeze_epochs` and at
+      `backbone_rate` 1 this is `weight_optimizer`, with the same state.
+    learning_rate: by step.
+    frozen_steps: `freeze_epochs` in steps.
+  """
+  if not recipe.freeze_epochs and recipe.backbone_rate == 1:
+    return weight_optimizer(recipe.optimizer, learning_rate)
+
+  def backbone_rate(step):
+    rate = recipe.backbone_rate * learning_rate(step)
+    return jnp.where(step < frozen_steps, 0.0, rate)
+
+  return optax.multi_transform(
+    {
+      'classifier': weight_optimizer(recipe.optimizer, learning_rate),
+      'backbone': weight_optimizer(recipe.optimizer, backbone_rate),
+    },
+    _parts,
+  )
+
+
+def _parts(params: Any) -> Any:
+  """Tree of 'classifier' and 'backbone', one for each parameter."""
+  return jax.tree_util.tree_map_with_path(
+    lambda key_path, _: (
+      'classifier'
+      if path_of(key_path).startswith('frame/classifier/')
+      else 'backbone'
+    ),
+    params,
+  )
 
 
 def grouped(

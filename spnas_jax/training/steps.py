@@ -7,6 +7,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 
@@ -79,6 +80,7 @@ def make_train_step(
   learning_rate: optax.Schedule,
   recipe: Any,
   seed: int,
+  class_weights: np.ndarray | None = None,
 ):
   """Step of an ordinary training.
 
@@ -88,6 +90,8 @@ def make_train_step(
     learning_rate: only for the log.
     recipe: config section `train`.
     seed: of dropout.
+    class_weights: float32 [classes], see `objective.class_weights`; None = all
+      examples count the same.
 
   Returns:
     step(state, {'image' [b, H, W, C], 'label' [b]}) -> (state, metrics) for
@@ -106,7 +110,9 @@ def make_train_step(
       images, weight = mixup(jax.random.fold_in(key, 2), images, recipe.mixup)
 
     def smoothed(logits, labels):
-      return cross_entropy(logits, labels, recipe.label_smoothing)
+      return cross_entropy(
+        logits, labels, recipe.label_smoothing, class_weights
+      )
 
     def loss(params):
       logits, updated = model.apply(

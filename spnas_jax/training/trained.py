@@ -6,20 +6,25 @@ import json
 import time
 from typing import Any
 
+import jax
+import numpy as np
 from ml_collections import ConfigDict
 
+from spnas_jax.config.defaults import default_config
 from spnas_jax.config.routes import read_architecture
 from spnas_jax.config.workdir import Workdir, fingerprint
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS, pmap_step, replicate
+from spnas_jax.data.class_counts import class_counts
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.networks.architecture import Architecture, num_params
 from spnas_jax.training.batch_norm import estimate_batch_stats
 from spnas_jax.training.checkpoint import Checkpoints
 from spnas_jax.training.loop import run_steps, take
-from spnas_jax.training.optimizer import weight_optimizer
+from spnas_jax.training.objective import class_weights
+from spnas_jax.training.optimizer import train_optimizer, weight_optimizer
 from spnas_jax.training.run_setup import (
   check_batch,
   device_batches,
@@ -32,17 +37,28 @@ from spnas_jax.training.steps import make_train_step
 from spnas_jax.training.train_state import TrainState
 
 
-def training_parts(config: ConfigDict, arch: Architecture):
-  """(network, optimizer, learning rate by step) under `config.train`."""
-  recipe = config.train
-  schedule = learning_rate_schedule(recipe, *length_of(config, 'train'))
+def training_parts(config: ConfigDict, arch: Architecture, given: bool = False):
+  """(network, optimizer, learning rate by step) under `config.train`.
+
+  Args:
+    config: sections `dataset` and `train`.
+    arch: the network.
+    given: whether it starts from weights that were given; only then
+      `freeze_epochs` and `backbone_rate` have a meaning.
+  """
+  recipe, length = config.train, length_of(config, 'train')
+  schedule = learning_rate_schedule(recipe, *length)
   model = ConvNet(
     arch,
     dtype=recipe.dtype,
     axis_name=AXIS if recipe.sync_batch_norm else None,
     remat=recipe.remat,
   )
-  return model, weight_optimizer(recipe.optimizer, schedule), schedule
+  optimizer = weight_optimizer(recipe.optimizer, schedule)
+  if given:
+    frozen = length.steps(recipe.freeze_epochs)
+    optimizer = train_optimizer(recipe, schedule, frozen)
+  return model, optimizer, schedule
 
 
 def train_network(
@@ -72,12 +88,15 @@ def train_network(
   seed = config.seed if seed is None else seed
   check_batch('train', recipe.batch_size)
   length = length_of(config, 'train')
-  model, optimizer, schedule = training_parts(config, arch)
+  given = variables is not None
+  model, optimizer, schedule = training_parts(config, arch, given)
   if variables is None:
     variables = init_variables(
       model, config.dataset.image_size, arch.input_channels, seed
     )
-  step = make_train_step(model, optimizer, schedule, recipe, seed)
+  step = make_train_step(
+    model, optimizer, schedule, recipe, seed, _class_weights(config)
+  )
 
   def finish(state: TrainState) -> TrainState:
     stats = _statistics(config, model, state.ema_params, seed)
@@ -100,6 +119,13 @@ def train_network(
     describe=describe,
     finish=finish,
   )
+
+
+def _class_weights(config: ConfigDict) -> np.ndarray | None:
+  """Weights of the classes' examples; None = all count the same."""
+  if not config.train.class_balance:
+    return None
+  return class_weights(class_counts(config.dataset))
 
 
 def _statistics(
@@ -160,21 +186,47 @@ def load_trained(
   """
   result = _trained(workdir)
   arch = read_architecture(workdir / 'train' / 'architecture.json')
-  model = ConvNet(arch)
-  variables = init_variables(
-    model, config.dataset.image_size, arch.input_channels, 0
-  )
-  like = TrainState.create(
-    variables, weight_optimizer(config.train.optimizer, lambda step: 0.0)
-  )
-  with Checkpoints(workdir / 'train' / 'checkpoints') as checkpoints:
-    state = checkpoints.restore(like)
+  state = restore_trained(config, workdir, result, arch)
   variables = state.averaged
   if 'batch_norm_images' not in result and state.step:
     variables['batch_stats'] = _statistics(
-      config, model, state.ema_params, config.seed
+      config, ConvNet(arch), state.ema_params, config.seed
     )
   return arch, variables
+
+
+def restore_trained(
+  config: ConfigDict,
+  workdir: Workdir,
+  result: dict[str, Any],
+  arch: Architecture,
+) -> TrainState:
+  """The last state of a finished training, whatever its recipe was.
+
+  Args:
+    config: only the image size is read, which decides no shape of it.
+    workdir: where it was trained.
+    result: of its stage `train`; the recorded recipe decides the optimizer.
+    arch: its network.
+
+  Raises:
+    UserError: there is no checkpoint.
+  """
+  recipe, inputs = default_config().train, result['inputs']
+  for key in ('optimizer', 'init', 'freeze_epochs', 'backbone_rate'):
+    recipe[key] = inputs.get(f'train.{key}', recipe[key])
+  optimizer = weight_optimizer(recipe.optimizer, lambda step: 0.0)
+  if recipe.init != 'scratch':
+    optimizer = train_optimizer(recipe, lambda step: 0.0, 0)
+
+  def create() -> TrainState:
+    size, channels = config.dataset.image_size, arch.input_channels
+    return TrainState.create(
+      init_variables(ConvNet(arch), size, channels, 0), optimizer
+    )
+
+  with Checkpoints(workdir / 'train' / 'checkpoints') as checkpoints:
+    return checkpoints.restore(jax.eval_shape(create))
 
 
 def score_from_scratch(

@@ -34,7 +34,12 @@ def test_every_range_is_enforced(field):
     with pytest.raises(UserError, match=rf'^{field} is .*allowed: '):
       check(value)
   # Must not be below the warm-up, or the temperature at the end, either.
-  if field not in ('search.epochs', 'search.temperature_start'):
+  # A factor for given weights needs some.
+  if field not in (
+    'search.epochs',
+    'search.temperature_start',
+    'train.backbone_rate',
+  ):
     check(kind(low))
 
 
@@ -64,12 +69,40 @@ def test_every_choice_is_enforced(field):
     ('compare_zoo.networks', ('mobilnet',), 'mobilenet_v2'),
     ('compare_zoo.widths', (0.0,), '0.05 to 20'),
     ('search.warmup_epochs', 5.0, 'search.epochs, 4.0'),
+    ('train.init', '', "'scratch', 'inherit'"),
     ('dataset.holdout', 1.0, '0 to below 1'),
     ('dataset.image_size', 0, '1 or more'),
     ('dataset.train_examples', -1, '0 or more'),
     ('dataset.interpolation', 'cubic', 'bicubic'),
   ],
 )
+def test_fine_tuning_needs_weights_and_ends():
+  """Keys for given weights are refused from scratch; freezing is a part of
+  the training."""
+  config = tiny_run.get_config()
+  config.train.update(init='somewhere', backbone_rate=0.1, freeze_epochs=4.0)
+  config_rules.check(config)
+  config.train.freeze_epochs = 4.5
+  with pytest.raises(UserError, match=r'freeze_epochs is 4.5.*train.epochs, 4'):
+    config_rules.check(config)
+  config.train.update(init='scratch', freeze_epochs=4.0)
+  for key in ('freeze_epochs', 'backbone_rate'):
+    with pytest.raises(UserError, match=f"^train.{key} is .*'scratch'"):
+      config_rules.check(config)
+    config.train.freeze_epochs = 0.0
+  config.train.backbone_rate = 1.0
+  config_rules.check(config)
+
+
+def test_one_supernet_at_a_time():
+  config = tiny_run.get_config()
+  config.search.update(method='evolution', init='there')
+  config_rules.check(config)
+  config.search.evolution.supernet = 'elsewhere'
+  with pytest.raises(UserError, match=r"^search.init is 'there', allowed: ''"):
+    config_rules.check(config)
+
+
 def test_other_rules_are_enforced(field, value, words):
   config = tiny_run.get_config()
   section, _, key = field.rpartition('.')

@@ -5,7 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from spnas_jax.training.objective import cross_entropy, objective
+from spnas_jax.training.objective import (
+  class_weights,
+  cross_entropy,
+  objective,
+)
 
 
 def reference_cross_entropy(logits, labels, smoothing):
@@ -47,6 +51,38 @@ def test_bfloat16_logits_are_computed_in_float32():
   assert got.dtype == jnp.float32
   wanted = reference_cross_entropy(np.asarray(logits, np.float32), labels, 0.1)
   np.testing.assert_allclose(got, wanted, rtol=1e-6)
+
+
+def test_class_weights_by_hand():
+  """Images / (classes * images of the class); their mean over the images is 1.
+
+  Six images, classes of 3, 1 and 2: 6/9, 6/3, 6/6. A class without images has
+  weight 0 and leaves the others as if it did not exist.
+  """
+  counts = np.array([3, 1, 2])
+  weights = class_weights(counts)
+  assert weights.dtype == np.float32
+  np.testing.assert_allclose(weights, [2 / 3, 2.0, 1.0], rtol=1e-7)
+  np.testing.assert_allclose((weights * counts).sum() / 6, 1.0, rtol=1e-7)
+  np.testing.assert_array_equal(
+    class_weights(np.array([3, 0, 1, 2])), np.insert(weights, 1, 0)
+  )
+
+
+def test_weighted_cross_entropy_by_hand():
+  """Three examples of two classes, whose CE are ln 2, ln 4 and ln 4/3.
+
+  With weights 3 and 1/2: (3 ln 2 + 3 ln 4 + 1/2 ln 4/3) / 3; equal weights of 1
+  change no bit.
+  """
+  logits = jnp.log(jnp.array([[1.0, 1.0], [1.0, 3.0], [1.0, 3.0]]))
+  labels = jnp.array([0, 0, 1])
+  got = cross_entropy(logits, labels, 0.0, np.array([3.0, 0.5]))
+  wanted = (3 * np.log(2) + 3 * np.log(4) + 0.5 * np.log(4 / 3)) / 3
+  assert got.dtype == jnp.float32
+  np.testing.assert_allclose(got, wanted, rtol=1e-6)
+  plain = cross_entropy(logits, labels, 0.0)
+  assert cross_entropy(logits, labels, 0.0, np.ones(2)) == plain
 
 
 def test_large_logits_do_not_overflow():

@@ -7,6 +7,7 @@ import optax
 import pytest
 import tiny
 
+from spnas_jax.config.defaults import default_config
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.models.supernet import SuperNet
 from spnas_jax.networks import zoo
@@ -17,6 +18,7 @@ from spnas_jax.training.optimizer import (
   groups,
   moving_average,
   path_of,
+  train_optimizer,
   weight_optimizer,
 )
 
@@ -212,6 +214,83 @@ def test_thresholds_move_by_their_own_rule():
   np.testing.assert_array_equal(got['thresholds'], -10.0)
   for leaf in jax.tree.leaves(got['frame']):
     np.testing.assert_array_equal(leaf, -1.0)
+
+
+def fine_tuning(name='rmsprop', frozen_steps=0, **changes):
+  recipe = default_config().train
+  recipe.update(optimizer=name, **changes)
+  return train_optimizer(recipe, lambda step: 0.1 / (1 + step), frozen_steps)
+
+
+def small_params():
+  rng = np.random.default_rng(0)
+  kernel, scale, own = (
+    jnp.asarray(rng.normal(size=5), jnp.float32) for _ in range(3)
+  )
+  return {
+    'block00': {'project_conv': {'kernel': kernel}},
+    'frame': {'stem_bn': {'scale': scale}, 'classifier': {'kernel': own}},
+  }
+
+
+def bits(tree):
+  return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
+
+
+GRADIENTS = [
+  jax.tree.map(lambda x, f=f: f * x + f, small_params())
+  for f in (1.0, -0.5, 2.0)
+]
+
+
+@pytest.mark.parametrize('name', ['rmsprop', 'sgd', 'adamw'])
+def test_fine_tuning_at_its_defaults_changes_no_bit(name):
+  """Nor the state, so that checkpoints of other versions still fit.
+
+  The same rates through the two parts (frozen for 0 steps) give the same bits:
+  a part is nothing but the optimizer at its own rate.
+  """
+  plain = weight_optimizer(name, lambda step: 0.1 / (1 + step))
+  params = small_params()
+  same, parts = fine_tuning(name), fine_tuning(name, freeze_epochs=1e-9)
+  trees = [jax.tree.structure(o.init(params)) for o in (plain, same, parts)]
+  assert trees[0] == trees[1] != trees[2]
+  expected = bits(run(plain, params, GRADIENTS))
+  assert bits(run(same, params, GRADIENTS)) == expected
+  assert bits(run(parts, params, GRADIENTS)) == expected
+
+
+@pytest.mark.parametrize('name', ['rmsprop', 'sgd', 'adamw'])
+def test_a_frozen_backbone_keeps_its_bits(name):
+  """For so many steps; then it moves. The classifier moves all along, as it
+  would without freezing."""
+  params = small_params()
+  got = run(fine_tuning(name, 2, freeze_epochs=1.0), params, GRADIENTS)
+  free = run(fine_tuning(name), params, GRADIENTS)
+  for i, (own, other) in enumerate(zip(got, free, strict=True)):
+    assert (bits(own['block00']) == bits(params['block00'])) is (i < 2)
+    stem = bits(own['frame']['stem_bn']) == bits(params['frame']['stem_bn'])
+    assert stem is (i < 2)
+    assert bits(own['frame']['classifier']) == bits(
+      other['frame']['classifier']
+    )
+
+
+def test_the_backbone_has_a_rate_of_its_own():
+  """The first step of SGD by hand: w <- w - 0.1 (1 + 0.9) g, and a quarter
+  of it for everything but the classifier."""
+  params = small_params()
+  (got,) = run(fine_tuning('sgd', backbone_rate=0.25), params, GRADIENTS[:1])
+  for path, leaf in jax.tree_util.tree_leaves_with_path(got):
+    share = 1 if 'classifier' in path_of(path) else 0.25
+    w, g = (np.asarray(_at(t, path), float) for t in (params, GRADIENTS[0]))
+    np.testing.assert_allclose(leaf, w - share * 0.19 * g, rtol=1e-6, atol=1e-7)
+
+
+def _at(tree, path):
+  for key in path:
+    tree = tree[key.key]
+  return tree
 
 
 def test_moving_average():

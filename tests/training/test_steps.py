@@ -39,8 +39,10 @@ from spnas_jax.training.train_state import TrainState
 
 
 @functools.cache
-def trained(num_devices):
+def trained(num_devices, class_weights=None):
   """Three steps of the smallest network; like `searched`."""
+  if class_weights is not None:
+    class_weights = np.array(class_weights, np.float32)
   c = default_config().train
   c.update(
     batch_size=BATCH, schedule='constant', lr_warmup_epochs=0.0, dropout=0.2
@@ -52,7 +54,7 @@ def trained(num_devices):
   variables = tiny.jit(net.init)(jax.random.key(0), tiny.images(1, SMALL))
   state = TrainState.create(tiny.randomise(variables), optimizer)
   step = pmap_step(
-    make_train_step(net, optimizer, schedule, c, seed=0),
+    make_train_step(net, optimizer, schedule, c, 0, class_weights),
     devices=jax.local_devices()[:num_devices],
   )
   if num_devices == jax.local_device_count():
@@ -90,6 +92,24 @@ def test_train_step_learns_every_parameter():
   assert states[-1].step == 3
   for m in metrics:
     assert m['loss'] > m['cross_entropy'] > 0
+
+
+def test_class_weights_do_not_depend_on_the_devices():
+  """Though two devices hold different shares of a rare class.
+
+  Weights far apart, so that normalising them by device would show.
+  """
+  weights = (4.0, 0.25, 1.0, 0.25, 1.0, 0.5)
+  two, metrics, *_ = trained(2, weights)
+  one, own_metrics, *_ = trained(1, weights)
+  assert_same_states(two, one)
+  for a, b in zip(metrics, own_metrics, strict=True):
+    np.testing.assert_allclose(a['loss'], b['loss'], rtol=1e-4)
+  for batch in batches(3, 2):
+    shares = np.take(weights, batch['label']).mean(-1)
+    assert abs(shares[0] - shares[1]) > 0.05
+  plain = trained(1)[1][0]['cross_entropy']
+  assert abs(own_metrics[0]['cross_entropy'] - plain) > 1e-2
 
 
 def test_mixup_and_erasing_reach_the_step():
