@@ -222,7 +222,7 @@ def test_logits_of_another_input_are_a_warning():
   }  # fmt: skip
   assert len(export.spell_result({**result, 'max_rel_diff': 1e-5}, 'x')) == 1
   lines = export.spell_result({**result, 'max_rel_diff': 0.5}, 'x')
-  assert 'WARNING: the float32 logits are off by 50%' in lines[1]
+  assert 'WARNING: the float32 scores are off by 50%' in lines[1]
 
 
 # --- the process --------------------------------------------------------------
