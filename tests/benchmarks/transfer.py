@@ -1,0 +1,149 @@
+"""Weights of five classes for five others: does it pay, and when?
+
+  python -m tests.benchmarks.transfer --folder=data/cifar10_jpeg [--runs=FOLDER]
+
+CIFAR-10 as JPEG files in class folders (lossy: not CIFAR-10 proper). One
+network is trained on all images of five classes. Then it is trained for the
+five others with 50 and with 500 images a class: from scratch, from those
+weights, and from those weights with the classifier alone first and a slower
+backbone after. Every row has the same number of steps and three seeds; all of
+the five classes' test images are scored. Rows are workdirs of main.py, so an
+interrupted run goes on. Writes `results/transfer.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import pathlib
+import random
+import statistics
+
+from tests.benchmarks.stages import ROOT, run_stage
+
+CONFIG = 'configs/cifar10.py:small'
+RESULT = ROOT / 'tests/benchmarks/results/transfer.json'
+# Both halves have animals and vehicles.
+FIRST = ('airplane', 'bird', 'cat', 'ship', 'dog')
+OTHERS = ('automobile', 'deer', 'frog', 'horse', 'truck')
+# The middle of the space: a 5x5 and two expansions among its layers.
+NETWORK = (
+  'stem_k3_s1_i3_c16 ir_r1_k5_s2_e6_c24 ir_r1_k3_s1_e3_c24 '
+  'ir_r1_k5_s2_e6_c40 ir_r1_k3_s1_e3_c40 ir_r1_k5_s1_e6_c64 head_c256 fc_c5'
+)
+BASE_EPOCHS = 10
+STEPS = 600
+BATCH = 50
+STARTS: dict[str, tuple[str, ...]] = {
+  'scratch': (),
+  'weights': ('--config.train.init={base}',),
+  'frozen first': (
+    '--config.train.init={base}',
+    '--config.train.freeze_epochs={freeze}',
+    '--config.train.backbone_rate=0.3',
+  ),
+}
+SEEDS = (0, 1, 2)
+
+
+def write_table(
+  path: pathlib.Path, folder: pathlib.Path, classes: tuple[str, ...], count: int
+) -> None:
+  """A table of `count` training images a class (0 = all) and all test images.
+
+  Which ones is the same for every class and every call.
+  """
+  rows = []
+  for label in classes:
+    names = sorted(p.name for p in (folder / 'train' / label).iterdir())
+    random.Random(0).shuffle(names)
+    rows += [
+      (f'train/{label}/{n}', label, 'train') for n in names[: count or None]
+    ]
+    tests = sorted(p.name for p in (folder / 'test' / label).iterdir())
+    rows += [(f'test/{label}/{name}', label, 'test') for name in tests]
+  with path.open('w', newline='') as file:
+    writer = csv.writer(file)
+    writer.writerow(('filename', 'label', 'split'))
+    writer.writerows((str(folder / name), *rest) for name, *rest in rows)
+
+
+def train(workdir: pathlib.Path, table: pathlib.Path, *options: str) -> dict:
+  """The scores of a row, trained if it is not there."""
+  for stage in ('train', 'evaluate'):
+    scores = run_stage(
+      stage,
+      CONFIG,
+      workdir,
+      f'--config.dataset.folder={table}',
+      '--config.dataset.validation_fraction=0.0',
+      f'--config.architecture={NETWORK}',
+      *options,
+    )
+  return scores
+
+
+def main() -> None:
+  """Runs what is missing and writes the table."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument('--folder', type=pathlib.Path, required=True)
+  parser.add_argument(
+    '--runs', type=pathlib.Path, default=ROOT / 'runs/transfer'
+  )
+  args = parser.parse_args()
+  folder, runs = args.folder.resolve(), args.runs.resolve()
+  runs.mkdir(parents=True, exist_ok=True)
+  tables = {}
+  for name, classes, count in (
+    ('first', FIRST, 0),
+    ('others_50', OTHERS, 50),
+    ('others_500', OTHERS, 500),
+  ):
+    tables[name] = runs / f'{name}.csv'
+    if not tables[name].exists():
+      write_table(tables[name], folder, classes, count)
+  base = train(
+    runs / 'base', tables['first'], f'--config.train.epochs={BASE_EPOCHS}'
+  )
+  result = {
+    'base': {'top1': base['top1'], 'classes': FIRST, 'epochs': BASE_EPOCHS},
+    'network': NETWORK,
+    'steps': STEPS,
+    'rows': [],
+  }
+  for count in (50, 500):
+    epochs = STEPS * BATCH / (count * len(OTHERS))
+    for name, options in STARTS.items():
+      top1 = []
+      for seed in SEEDS:
+        own = [
+          option.format(base=runs / 'base', freeze=epochs / 3)
+          for option in options
+        ]
+        scores = train(
+          runs / f'{name.replace(" ", "_")}_{count}_{seed}',
+          tables[f'others_{count}'],
+          f'--config.train.epochs={epochs}',
+          f'--config.train.batch_size={BATCH}',
+          f'--config.train.checkpoint_epochs={epochs}',
+          f'--config.seed={seed}',
+          *own,
+        )
+        top1.append(scores['top1'])
+      row = {
+        'images_per_class': count,
+        'start': name,
+        'top1': top1,
+        'mean_top1': statistics.mean(top1),
+        'std_top1': statistics.stdev(top1),
+      }
+      result['rows'].append(row)
+      RESULT.write_text(json.dumps(result, indent=1) + '\n')
+      print(json.dumps(row), flush=True)
+
+
+if __name__ == '__main__':
+  main()
