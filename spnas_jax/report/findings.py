@@ -110,12 +110,9 @@ def gather(config: ConfigDict, workdir: Workdir) -> Findings:
   if path.exists():
     arrays = attempt('What the supernet learned', read_npz, path)
     found.supernet = arrays or {}
-  if found.stage('evaluate').get('worst_mistakes'):
+  if rows := found.stage('evaluate').get('worst_mistakes'):
     found.mistake_images = attempt(
-      'The picture of the worst mistakes',
-      _read_mistakes,
-      workdir,
-      found.stage('evaluate')['worst_mistakes'],
+      'The picture of the worst mistakes', _read_mistakes, workdir, rows
     )
   found.model_bytes = {
     precision: (workdir / name).stat().length

@@ -6,9 +6,10 @@ Pure functions, data in, `matplotlib.figure.Figure` out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -96,46 +97,20 @@ def confusion(
     (max(WIDTH, left + n * cell + _MARGIN), top + n * tall + _MARGIN),
     facecolor=colours.surface,
   )
-  totals = counts.sum(1, keepdims=True)
-  share = counts / np.maximum(totals, 1)
-  exact = _inches(f'{counts.max()}') < cell - 0.03
-  diagonal = np.eye(n, dtype=bool)
-  fills = colours.diverging((np.where(diagonal, -share, share**0.4) + 1) / 2)
   ax = place(figure, left, top, n * cell, n * tall)
-  ax.imshow(fills, aspect='auto', interpolation='nearest')
   ax.set_axis_off()
-  style = {'fontsize': SMALL, 'parse_math': False}
+  exact = _inches(f'{counts.max()}') < cell - 0.03
+  _cells(ax, counts, exact, colours)
+  style: dict[str, Any] = {
+    'color': colours.ink,
+    'fontsize': SMALL,
+    'parse_math': False,
+  }
+  x, y = -0.5 - 0.06 / cell, -0.5 - 0.05 / tall
+  turned = 90 if upright else 0
   for i, name in enumerate(short):
-    ax.text(
-      -0.5 - 0.06 / cell,
-      i,
-      name,
-      ha='right',
-      va='center_baseline',
-      color=colours.ink,
-      **style,
-    )
-    ax.text(
-      i,
-      -0.5 - 0.05 / tall,
-      name,
-      ha='center',
-      va='bottom',
-      rotation=90 if upright else 0,
-      color=colours.ink,
-      **style,
-    )
-  for i, j in np.argwhere(counts):
-    ax.text(
-      j,
-      i,
-      f'{counts[i, j]}' if exact else _whole_percent(share[i, j]),
-      ha='center',
-      va='center_baseline',
-      color=_readable(fills[i, j], colours),
-      gid='count',
-      **style,
-    )
+    ax.text(x, i, name, ha='right', va='center_baseline', **style)
+    ax.text(i, y, name, ha='center', va='bottom', rotation=turned, **style)
   unit = 'images' if exact else '% of the row'
   figure.text(
     _MARGIN / figure.get_figwidth(),
@@ -146,6 +121,25 @@ def confusion(
     fontsize=TEXT,
   )
   return figure
+
+
+def _cells(ax: Axes, counts: np.ndarray, exact: bool, colours: Palette) -> None:
+  """Colours and numbers; `exact` ones are counts, the others percentages."""
+  share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  diagonal = np.eye(len(counts), dtype=bool)
+  fills = colours.diverging((np.where(diagonal, -share, share**0.4) + 1) / 2)
+  ax.imshow(fills, aspect='auto', interpolation='nearest')
+  for i, j in np.argwhere(counts):
+    ax.text(
+      j,
+      i,
+      f'{counts[i, j]}' if exact else _whole_percent(share[i, j]),
+      ha='center',
+      va='center_baseline',
+      color=_readable(fills[i, j], colours),
+      fontsize=SMALL,
+      gid='count',
+    )
 
 
 def _whole_percent(share: float) -> str:

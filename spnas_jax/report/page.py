@@ -263,6 +263,7 @@ th, td {
 thead th { font-size: .85rem; }
 td { font-variant-numeric: tabular-nums; }
 .columns2 { max-width: 32rem; }
+.columns3 { max-width: 40rem; }
 .explained th[scope=row] { width: 15rem; }
 .explained td:nth-child(2) { white-space: nowrap; font-weight: 600; }
 .explained td:last-child { color: var(--muted); }
