@@ -5,8 +5,10 @@ a run that diverges with 1 and one line; a mistake of the program with 1 and its
 traceback. None of them changes anything in the workdir.
 """
 
+import json
 import os
 import platform
+import subprocess
 import sys
 
 import pytest
@@ -15,9 +17,62 @@ from refusals import one_line
 
 from spnas_jax import cli, stage_runs
 
+# Forks for every command line that it reads: importing takes seconds.
+SERVER = """
+import json, os, sys, tempfile, traceback
+from spnas_jax import cli, startup
+import jax
+for line in sys.stdin:
+  code, *arguments = json.loads(line)
+  files = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+  if not (child := os.fork()):
+    for number, file in enumerate(files, start=1):
+      os.dup2(file.fileno(), number)
+    sys.argv, status = ['main.py', *arguments], 0
+    try:
+      exec(code)
+    except SystemExit as e:
+      status = e.code or 0
+    except BaseException:
+      traceback.print_exc()
+      status = 1
+    sys.stdout.flush(), sys.stderr.flush()
+    os._exit(status)
+  status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+  said = []
+  for file in files:
+    file.seek(0)
+    said.append(file.read().decode())
+  print(json.dumps([status, *said]), flush=True)
+"""
+
 
 def run_python(code: str, *arguments: str):
   return tiny_run.run([sys.executable, '-c', code, *arguments])
+
+
+@pytest.fixture(scope='module')
+def command_line():
+  """(arguments, code='cli.main()') -> the completed process, as if started."""
+  server = subprocess.Popen(
+    [sys.executable, '-c', SERVER],
+    cwd=tiny_run.ROOT,
+    env=tiny_run.environment(GLIBC_TUNABLES=''),
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    text=True,
+  )
+
+  def run(*arguments, code='cli.main()'):
+    server.stdin.write(json.dumps([code, *arguments]) + '\n')
+    server.stdin.flush()
+    return subprocess.CompletedProcess(
+      arguments, *json.loads(server.stdout.readline())
+    )
+
+  with server:
+    yield run
+    server.stdin.close()
 
 
 BROKEN_CONFIGS = {
@@ -72,22 +127,18 @@ BROKEN_CONFIGS = {
   ],
 )
 def test_wrong_command_lines_are_refused_in_one_line(
-  arguments, words, light_workdir, tmp_path
+  arguments, words, light_workdir, tmp_path, command_line
 ):
   """What absl, ml_collections, a config file or a check refuses: exit code 2,
   the field and what is allowed, and nobody's files are touched."""
   for name, text in BROKEN_CONFIGS.items():
     (tmp_path / f'{name}.py').write_text(text)
   before = tiny_run.snapshot(light_workdir)
-  done = tiny_run.run(
-    [
-      sys.executable,
-      'main.py',
-      '--stage=search',
-      *([] if '--config=' in arguments[0] else ['--config=configs/digits.py']),
-      f'--workdir={light_workdir}',
-      *(a.replace('BROKEN', str(tmp_path)) for a in arguments),
-    ]
+  done = command_line(
+    '--stage=search',
+    *([] if '--config=' in arguments[0] else ['--config=configs/digits.py']),
+    f'--workdir={light_workdir}',
+    *(a.replace('BROKEN', str(tmp_path)) for a in arguments),
   )
   line = one_line(done.stderr)
   assert done.returncode == 2, line
@@ -98,6 +149,7 @@ def test_wrong_command_lines_are_refused_in_one_line(
 
 
 def test_a_missing_config_flag_is_refused():
+  """Through main.py itself."""
   done = tiny_run.run([sys.executable, 'main.py', '--workdir=nowhere'])
   assert done.returncode == 2
   assert '--config is missing' in one_line(done.stderr)
@@ -120,20 +172,23 @@ def test_overrides_reach_the_stage_and_nothing_heavy_is_imported(tmp_path):
   assert done.stdout.split() == ['False']
 
 
-def test_none_on_the_command_line_unsets_what_a_config_file_set(tmp_path):
+def test_none_on_the_command_line_unsets_what_a_config_file_set(
+  tmp_path, command_line
+):
   """imagenet_search.py has target_ms=80, its ':official' variant a fixed
   lambda: neither could be taken back. The last word on a key holds; a key that
   may not be unset is refused by name."""
 
   def parsed(*arguments, variant=''):
-    code = (
-      'import sys; from spnas_jax import cli\n'
-      'cli.guarded(cli.parse_flags, sys.argv)\n'
-      'c = cli._CONFIG.value.search\n'
-      'print(c.target_ms, c.lambda_)'
+    done = command_line(
+      f'--config=configs/imagenet_search.py{variant}',
+      *arguments,
+      code=(
+        'cli.guarded(cli.parse_flags, sys.argv)\n'
+        'c = cli._CONFIG.value.search\n'
+        'print(c.target_ms, c.lambda_)'
+      ),
     )
-    config = f'--config=configs/imagenet_search.py{variant}'
-    done = run_python(code, config, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -145,7 +200,7 @@ def test_none_on_the_command_line_unsets_what_a_config_file_set(tmp_path):
   assert parsed(f'{target}=81', f'{target}=None') == 'None None'
   assert parsed(f'{fixed}=None', variant=':official') == 'None None'
   with_none = '--config.search.epochs=None'
-  done = tiny_run.run(tiny_run.command('search', tmp_path, with_none))
+  done = command_line(*tiny_run.command('search', tmp_path, with_none)[2:])
   assert done.returncode == 2
   assert 'search.epochs is None' in one_line(done.stderr)
 
@@ -195,13 +250,13 @@ def test_ctrl_c_ends_in_one_line(capsys):
   assert error == 'stopped; the same command continues from here\n'
 
 
-def test_a_mistake_of_the_program_exits_1_with_its_traceback():
-  done = run_python(
-    'from spnas_jax import cli\n'
-    'def run(argv): raise RuntimeError("a mistake")\n'
-    'cli.run = run\n'
-    'cli.main()',
+def test_a_mistake_of_the_program_exits_1_with_its_traceback(command_line):
+  done = command_line(
     '--config=configs/digits.py',
+    code=(
+      'def run(argv): raise RuntimeError("a mistake")\n'
+      'cli.run = run\ncli.main()'
+    ),
   )
   assert done.returncode == 1
   assert 'Traceback' in done.stderr and 'a mistake' in done.stderr

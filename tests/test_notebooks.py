@@ -1,10 +1,15 @@
 """The notebooks run from top to bottom, with settings that take seconds."""
 
+import ast
 import pathlib
+import tempfile
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+import spnas_jax
+from spnas_jax.stage_runs import STAGES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -22,9 +27,36 @@ config.export.calibration_images = 16
 """
 
 
-@pytest.mark.parametrize(
+NOTEBOOKS = pytest.mark.parametrize(
   'path', sorted((ROOT / 'notebooks').glob('*.ipynb')), ids=lambda p: p.stem
 )
+
+
+@NOTEBOOKS
+def test_what_a_notebook_names_is_there(path):
+  """Names of the package, stages and keys of the configuration."""
+  cells = nbformat.read(path, as_version=4).cells
+  code = [c.source for c in cells if c.cell_type == 'code']
+  nodes = [n for text in code for n in ast.walk(ast.parse(text))]
+  names = [
+    n.attr
+    for n in nodes
+    if isinstance(n, ast.Attribute) and ast.unparse(n.value) == 'spnas_jax'
+  ]
+  assert {'load_config', 'run'} <= {*names} <= {*spnas_jax.__all__}
+  stages = [
+    n.args[0].value
+    for n in nodes
+    if isinstance(n, ast.Call) and ast.unparse(n.func) == 'spnas_jax.run'
+  ]
+  assert stages and {*stages} <= {*STAGES}
+  (settings,) = (text for text in code if 'load_config(' in text)
+  # A configuration refuses keys that it does not have.
+  exec(settings + FAST, {'spnas_jax': spnas_jax, 'tempfile': tempfile})
+
+
+@pytest.mark.slow
+@NOTEBOOKS
 def test_notebook_runs(path):
   """A reader who presses "run all" gets to the end, pictures included."""
   notebook = nbformat.read(path, as_version=4)

@@ -9,22 +9,26 @@ import pytest
 import tiny
 
 from spnas_jax.models.supernet import SuperNet
+from spnas_jax.networks.space import Stage
 from spnas_jax.training.objective import cross_entropy
 
-# Squeezes and fixed blocks too: everything that may be computed twice.
-RICH = tiny.space((3, 5, 7), (2, 4, 6), (0.0, 0.25), fixed_blocks=True)
+# A squeeze too: everything that may be computed twice.
+SPACE = tiny.space(stages=(Stage(8, 2, 1, (3, 5), (2, 4), (0.0, 0.25)),))
 
 
 @functools.cache
-def rich_variables():
-  return jax.device_get(tiny.variables(SuperNet(RICH)))
+def variables():
+  net = SuperNet(SPACE, implementation='primitive')
+  return jax.device_get(tiny.variables(net))
 
 
 @functools.cache
 def loss_of(placement, remat):
   """(parameters, x, gates) -> scalar of a training pass."""
-  module = SuperNet(RICH, placement=placement, remat=remat)
-  stats = rich_variables()['batch_stats']
+  module = SuperNet(
+    SPACE, placement=placement, remat=remat, implementation='primitive'
+  )
+  stats = variables()['batch_stats']
 
   def loss(params, x, gates):
     logits, _ = module.apply(
@@ -41,9 +45,9 @@ def loss_of(placement, remat):
 
 @pytest.mark.parametrize('placement', ['after_norm', 'kernel'])
 def test_rematerialisation_changes_no_gradient(placement):
-  gates = tiny.all_gates(RICH)
+  gates = tiny.all_gates(SPACE)
   gates = jnp.asarray(gates[len(gates) // 2], jnp.float32) * 0.9
-  inputs = (rich_variables()['params'], tiny.images(4, RICH), gates)
+  inputs = (variables()['params'], tiny.images(4, SPACE), gates)
   plain, again = (
     tiny.jit(jax.value_and_grad(loss_of(placement, remat), argnums=(0, 2)))(
       *inputs
@@ -67,9 +71,9 @@ def test_rematerialisation_keeps_less_for_the_backward_pass():
 
     shapes = jax.eval_shape(
       residuals,
-      rich_variables()['params'],
-      tiny.images(4, RICH),
-      jnp.ones(len(RICH.gates)),
+      variables()['params'],
+      tiny.images(4, SPACE),
+      jnp.ones(len(SPACE.gates)),
     )
     return sum(
       leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(shapes)

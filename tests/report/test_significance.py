@@ -23,7 +23,7 @@ def rows(rng, networks: int, trainings: int, kind: str) -> list[dict]:
   ]
 
 
-@pytest.mark.parametrize('random', [2, 3, 5, 10])
+@pytest.mark.parametrize('random', [2, 3, 10])
 @pytest.mark.parametrize('found', [1, 3])
 @pytest.mark.parametrize('trainings', [1, 2])
 def test_found_beats_random_is_said_at_its_level(random, found, trainings):
@@ -81,6 +81,8 @@ def test_the_interval_of_an_accuracy_covers_it(share, total):
   """Wilson's 95%; counts are whole numbers, so it is 91% at 0.99 of 50."""
   rng = np.random.default_rng(total)
   counted = rng.binomial(total, share, RUNS) / total
-  bounds = [interval(x, total) for x in counted]
-  covered = np.mean([low <= share <= high for low, high in bounds])
+  values, times = np.unique(counted, return_counts=True)
+  bounds = [interval(x, total) for x in values]
+  inside = [low <= share <= high for low, high in bounds]
+  covered = np.average(inside, weights=times)
   assert 0.90 <= covered <= 0.99
