@@ -15,7 +15,7 @@ from fake_workdir import fill, small_config
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.latency import devices
 from spnas_jax.latency.host import HostDevice
-from spnas_jax.report import figures, network_figures
+from spnas_jax.report import figures, findings, network_figures, sections
 from spnas_jax.stages import profile, report, validate_table
 from spnas_jax.training import events
 from spnas_jax.training.events import event_writer
@@ -87,7 +87,7 @@ def test_a_folder_that_cannot_be_made_costs_the_events_only(tmp_path, capsys):
 def test_a_picture_that_fails_is_left_out_of_the_page(monkeypatch, tmp_path):
   config = small_config()
   workdir = fill(config, tmp_path)
-  monkeypatch.setattr(report, 'png', lambda figure: bytes(30))
+  monkeypatch.setattr(sections, 'png', lambda figure: bytes(30))
   monkeypatch.setattr(network_figures, 'layer_times', refuse)
   names = report.run(config, workdir)['figures']
   assert 'report/network.png' in names
@@ -99,8 +99,8 @@ def test_a_picture_that_fails_is_left_out_of_the_page(monkeypatch, tmp_path):
 def test_curves_that_cannot_be_read_are_left_out(monkeypatch, tmp_path):
   config = small_config()
   workdir = fill(config, tmp_path)
-  monkeypatch.setattr(report, 'png', lambda figure: bytes(30))
-  monkeypatch.setattr(report.report_data, '_read_curves', refuse)
+  monkeypatch.setattr(sections, 'png', lambda figure: bytes(30))
+  monkeypatch.setattr(findings, '_read_curves', refuse)
   names = report.run(config, workdir)['figures']
   assert 'report/train_learning.png' not in names
   page = (workdir / 'report/index.html').read_text()
