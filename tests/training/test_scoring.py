@@ -1,10 +1,15 @@
 """Where a network errs: every example once, on however many devices."""
 
+import json
+import socket
+import sys
+
 import fake_photos
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_run
 from ml_collections import ConfigDict
 
 from spnas_jax.core.parallel import pmap_eval, replicate
@@ -189,3 +194,66 @@ def test_examples_of_several_processes_have_their_positions(
     np.testing.assert_array_equal(batch['image'][kept], images[at])
     found += at.tolist()
   assert sorted(found) == list(range(len(images)))
+
+
+# What each of two processes runs.
+TOGETHER = """
+import json, sys
+sys.path.insert(0, 'tests/training')
+from spnas_jax import startup
+startup.prepare_jax()
+import test_scoring
+found = [test_scoring.summary(sys.argv[1], cache) for cache in (True, False)]
+print(json.dumps(found))
+"""
+
+
+def summary(folder, cache):
+  """Everything that `score_in_detail` finds, as JSON has it."""
+
+  def apply(_, images):
+    return images.mean((1, 2))[:, :2] * jnp.array([1.0, -1.0])
+
+  step = make_detailed_eval_step(apply, jax.process_count())
+  details = score_in_detail(
+    pmap_eval(step), replicate(jnp.float32(0)), photos(folder, cache), 'test'
+  )
+  found = {
+    **details.worst,
+    'pixels': details.pixels,
+    'confusion': details.confusion,
+  }
+  return details.scores, {key: x.tolist() for key, x in found.items()}
+
+
+def test_two_processes_find_the_same_mistakes(folder):
+  """Cached images and records, unreadable ones among them."""
+  with socket.socket() as probe:
+    probe.bind(('127.0.0.1', 0))
+    port = probe.getsockname()[1]
+  processes = [
+    tiny_run.start(
+      [sys.executable, '-c', TOGETHER, str(folder)],
+      devices=2,
+      JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{port}',
+      JAX_NUM_PROCESSES='2',
+      JAX_PROCESS_ID=str(i),
+      PYTHONPATH='tests',
+    )
+    for i in range(2)
+  ]
+  try:
+    said = [p.communicate(timeout=300) for p in processes]
+  finally:
+    for p in processes:
+      p.kill()
+  alone = [summary(folder, cache) for cache in (True, False)]
+  for process, (out, err) in zip(processes, said, strict=True):
+    assert process.returncode == 0, err[-2000:]
+    ours = json.loads(out.splitlines()[-1])
+    for (scores, found), (wanted, rows) in zip(ours, alone, strict=True):
+      assert scores == pytest.approx(wanted, rel=1e-5)
+      confidence = found.pop('confidence')
+      assert confidence == pytest.approx(rows['confidence'], rel=1e-5)
+      for key, value in found.items():
+        assert value == rows[key], key
