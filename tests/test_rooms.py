@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import gc
 import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -31,6 +32,8 @@ def imports() -> dict[str, set[str]]:
     '.'.join(path.relative_to(ROOT).with_suffix('').parts): path
     for path in (ROOT / 'spnas_jax').rglob('*.py')
   }
+  # Python 3.11 fails where a finaliser runs while it builds a syntax tree.
+  gc.collect()
   found: dict[str, set[str]] = {}
   for module, path in paths.items():
     found[module] = set()

@@ -34,6 +34,7 @@ from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import barrier
 from spnas_jax.core.remote import as_path, is_remote, reaching
+from spnas_jax.data import folder_names
 
 _PACKAGES = (
   'jax',
@@ -45,7 +46,13 @@ _PACKAGES = (
 )
 
 # Keys that change what is printed or where files are, never a result.
-_NO_INFLUENCE = ('log_every_steps', 'checkpoint_epochs', 'data_dir', 'raw_dir')
+_NO_INFLUENCE = (
+  'log_every_steps',
+  'checkpoint_epochs',
+  'data_dir',
+  'raw_dir',
+  'folder',  # What is in it counts, see `stage_inputs`.
+)
 
 
 class Workdir:
@@ -261,6 +268,8 @@ def stage_inputs(config: ConfigDict, *fields: str, **extra) -> dict[str, Any]:
 
   for field in fields:
     visit(field, config_rules.get(config, field))
+  if 'dataset' in fields and config.dataset.folder:
+    flat['dataset.fingerprint'] = folder_names.fingerprint(config.dataset)
   return {**flat, **extra}
 
 

@@ -44,6 +44,14 @@ def set_name(dataset_config: ConfigDict) -> str:
   return f'{_slug(dataset_config.folder)}_{fingerprint(dataset_config)}'
 
 
+def title(dataset_config: ConfigDict) -> str:
+  """What people call the data set: the folder's or the table's own name."""
+  if not dataset_config.folder:
+    return dataset_config.name
+  path = folder_listing.whole_path(dataset_config.folder)
+  return os.path.splitext(os.path.basename(path))[0]
+
+
 def names_of(folder: str, prepared: list[str]) -> list[str]:
   """Those among some data sets that were prepared of a folder of this name."""
   pattern = re.compile(rf'{_slug(folder)}_[0-9a-f]{{{_DIGITS}}}')

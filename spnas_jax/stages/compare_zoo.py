@@ -23,6 +23,7 @@ from spnas_jax.config.workdir import (
 )
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
+from spnas_jax.data.folder_names import title
 from spnas_jax.latency import measuring
 from spnas_jax.latency.devices import Device
 from spnas_jax.latency.entries import network_tflite
@@ -285,7 +286,7 @@ def spell(config: ConfigDict, rows: list[dict[str, Any]]) -> str:
   """The rows as the paper's Table 1."""
   useful = dataset_facts(config).num_classes > 5  # Top-5, that is.
   lines = [
-    f'compare_zoo: {config.dataset.name} at {config.dataset.image_size} px, '
+    f'compare_zoo: {title(config.dataset)} at {config.dataset.image_size} px, '
     f'{config.train.epochs:g} epochs each',
     f'{"network":21} {"width":>5} {"top-1, %":>14} {"top-5, %":>14} '
     f'{"ms":>14} {"parameters":>12} {"search, epochs":>14}',

@@ -21,6 +21,7 @@ from spnas_jax.config.workdir import (
   versions,
 )
 from spnas_jax.data import augmentation, input_pipeline, pixel_statistics
+from spnas_jax.data.folder_names import title
 from spnas_jax.export import int8_process, int8_ranges, tflite
 from spnas_jax.export.metadata import ModelDescription, with_metadata
 from spnas_jax.export.network import FILES, to_tflite
@@ -243,7 +244,7 @@ def describe_models(
     'architecture': arch.to_string(),
     'network': json.loads(arch.to_json()),
     'provenance': {
-      'dataset': config.dataset.name,
+      'dataset': title(config.dataset),
       'calibration_images': config.export.calibration_images,
       'versions': versions(),
     },
@@ -266,7 +267,7 @@ def describe(
   facts = dataset_facts(config)
   text = (
     f'Classifies images into the {facts.num_classes} classes of '
-    f'{config.dataset.name}; trained on {facts.num_train:,} images.'
+    f'{title(config.dataset)}; trained on {facts.num_train:,} images.'
   )
   score = workdir.results().get('evaluate', {})
   if score.get('inputs', {}).get('trained') == trained:
@@ -283,7 +284,7 @@ def describe(
   sidecar = describe_models(config, arch, {})
   cropped = config.dataset.augment == 'inception'
   return ModelDescription(
-    name=f'{config.dataset.name} classifier',
+    name=f'{title(config.dataset)} classifier',
     description=text,
     labels=facts.label_names,
     mean=mean.tolist(),

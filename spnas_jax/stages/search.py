@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from spnas_jax.config.workdir import Workdir, fingerprint
 from spnas_jax.core.console import say
 from spnas_jax.core.parallel import pmap_step
+from spnas_jax.data.folder_names import title
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.space import Choices
 from spnas_jax.search.diagnostics import health
@@ -160,7 +161,7 @@ def _with_provenance(
       'config_hash': made_by,
       'latency_table': problem.table.name,
       'predicted_ms': problem.table.predict(arch),
-      'dataset': config.dataset.name,
+      'dataset': title(config.dataset),
       'image_size': config.dataset.image_size,
     }
   )

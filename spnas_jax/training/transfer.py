@@ -16,6 +16,7 @@ from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.remote import as_path, is_remote, reaching
+from spnas_jax.data import folder_names
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.training.run_setup import init_variables
@@ -207,10 +208,8 @@ def same_classes(
   if names and facts.label_names:
     return tuple(names) == facts.label_names
   inputs, own = result['inputs'], config.dataset
-  return (inputs['dataset.name'], inputs.get('dataset.folder', '')) == (
-    own.name,
-    own.folder,
-  )
+  theirs = inputs['dataset.name'], inputs.get('dataset.fingerprint', '')
+  return theirs == (own.name, folder_names.fingerprint(own))
 
 
 def renew_classifier(
