@@ -114,7 +114,7 @@ def prepare(config):
 def steps_of(config, search):
   """(step, () -> state) of a search and of the training of its largest."""
   arch = search.supernet.space.largest
-  model, optimizer, schedule = training_parts(config, arch)
+  model, optimizer, schedule = training_parts(config, arch, given=True)
 
   def create():
     shape = (1, *image_shape(config))
@@ -186,6 +186,7 @@ def test_all_lowest_and_all_highest_values_run(end):
     kept = next((v for k, v in moderate.items() if name.endswith(k)), None)
     set_key(config, field, ends(field)[end == 'high'] if kept is None else kept)
   config.train.mixup = 1e-3 if end == 'low' else 100.0
+  config.train.init = 'weights.npz'  # Some keys need given weights.
   config.space.update(channels=(8,), layers=(2,), strides=(1,))
   config.space.width = 0.5 if end == 'low' else 2.0
   config.dataset.update(image_size=6)

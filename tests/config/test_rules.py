@@ -56,26 +56,6 @@ def test_every_choice_is_enforced(field):
       config_rules.check(config)
 
 
-@pytest.mark.parametrize(
-  ('field', 'value', 'words'),
-  [
-    ('search.temperature_fall', (0.9, 0.2), 'ascending'),
-    ('search.temperature_fall', (0.1, 0.2, 0.3), 'two'),
-    ('space.layers', (0, 2), 'above 0'),
-    ('space.channels', (-8, 12), 'above 0'),
-    ('space.strides', (), 'one or more'),
-    ('ablate.parts', ('everything',), "'kernels'"),
-    ('compare.methods', ('magic',), "'single_path'"),
-    ('compare_zoo.networks', ('mobilnet',), 'mobilenet_v2'),
-    ('compare_zoo.widths', (0.0,), '0.05 to 20'),
-    ('search.warmup_epochs', 5.0, 'search.epochs, 4.0'),
-    ('train.init', '', "'scratch', 'inherit'"),
-    ('dataset.holdout', 1.0, '0 to below 1'),
-    ('dataset.image_size', 0, '1 or more'),
-    ('dataset.train_examples', -1, '0 or more'),
-    ('dataset.interpolation', 'cubic', 'bicubic'),
-  ],
-)
 def test_fine_tuning_needs_weights_and_ends():
   """Keys for given weights are refused from scratch; freezing is a part of
   the training."""
@@ -103,6 +83,26 @@ def test_one_supernet_at_a_time():
     config_rules.check(config)
 
 
+@pytest.mark.parametrize(
+  ('field', 'value', 'words'),
+  [
+    ('search.temperature_fall', (0.9, 0.2), 'ascending'),
+    ('search.temperature_fall', (0.1, 0.2, 0.3), 'two'),
+    ('space.layers', (0, 2), 'above 0'),
+    ('space.channels', (-8, 12), 'above 0'),
+    ('space.strides', (), 'one or more'),
+    ('ablate.parts', ('everything',), "'kernels'"),
+    ('compare.methods', ('magic',), "'single_path'"),
+    ('compare_zoo.networks', ('mobilnet',), 'mobilenet_v2'),
+    ('compare_zoo.widths', (0.0,), '0.05 to 20'),
+    ('search.warmup_epochs', 5.0, 'search.epochs, 4.0'),
+    ('train.init', '', "'scratch', 'inherit'"),
+    ('dataset.holdout', 1.0, '0 to below 1'),
+    ('dataset.image_size', 0, '1 or more'),
+    ('dataset.train_examples', -1, '0 or more'),
+    ('dataset.interpolation', 'cubic', 'bicubic'),
+  ],
+)
 def test_other_rules_are_enforced(field, value, words):
   config = tiny_run.get_config()
   section, _, key = field.rpartition('.')

@@ -237,6 +237,13 @@ def bits(tree):
   return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(tree)]
 
 
+def assert_close(a, b):
+  """float32 in another order of operations."""
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6, atol=1e-6), a, b
+  )
+
+
 GRADIENTS = [
   jax.tree.map(lambda x, f=f: f * x + f, small_params())
   for f in (1.0, -0.5, 2.0)
@@ -247,17 +254,18 @@ GRADIENTS = [
 def test_fine_tuning_at_its_defaults_changes_no_bit(name):
   """Nor the state, so that checkpoints of other versions still fit.
 
-  The same rates through the two parts (frozen for 0 steps) give the same bits:
-  a part is nothing but the optimizer at its own rate.
+  The same rates through the two parts (frozen for 0 steps) give the same but
+  for the last bit, as XLA compiles another program: a part is nothing but the
+  optimizer at its own rate.
   """
   plain = weight_optimizer(name, lambda step: 0.1 / (1 + step))
   params = small_params()
   same, parts = fine_tuning(name), fine_tuning(name, freeze_epochs=1e-9)
   trees = [jax.tree.structure(o.init(params)) for o in (plain, same, parts)]
   assert trees[0] == trees[1] != trees[2]
-  expected = bits(run(plain, params, GRADIENTS))
-  assert bits(run(same, params, GRADIENTS)) == expected
-  assert bits(run(parts, params, GRADIENTS)) == expected
+  plainly = run(plain, params, GRADIENTS)
+  assert bits(run(same, params, GRADIENTS)) == bits(plainly)
+  assert_close(run(parts, params, GRADIENTS), plainly)
 
 
 @pytest.mark.parametrize('name', ['rmsprop', 'sgd', 'adamw'])
@@ -271,9 +279,7 @@ def test_a_frozen_backbone_keeps_its_bits(name):
     assert (bits(own['block00']) == bits(params['block00'])) is (i < 2)
     stem = bits(own['frame']['stem_bn']) == bits(params['frame']['stem_bn'])
     assert stem is (i < 2)
-    assert bits(own['frame']['classifier']) == bits(
-      other['frame']['classifier']
-    )
+    assert_close(own['frame']['classifier'], other['frame']['classifier'])
 
 
 def test_the_backbone_has_a_rate_of_its_own():
