@@ -68,14 +68,3 @@ def test_plain_old_scalars_and_gaps(tmp_path):
   curves = read_curves(tmp_path)
   assert curves['old'].values[0] == 0.5
   assert np.isnan(curves['gap'].values[0])
-
-
-def test_needs_no_tensorflow():
-  import subprocess
-  import sys
-
-  code = (
-    'import sys, spnas_jax.report.history; '
-    'assert "tensorflow" not in sys.modules'
-  )
-  subprocess.run([sys.executable, '-c', code], check=True)
