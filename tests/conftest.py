@@ -1,5 +1,6 @@
 """Settings all tests share: CPU, four devices, one compilation cache."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -7,11 +8,16 @@ import shutil
 # Before JAX starts its backend: several devices show what one would hide.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '3')
+# Compiling is most of the time and what is compiled runs for a few steps: LLVM
+# optimises nothing here, nor in the processes that tests start.
+os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0')
 
 import jax
 import pytest
 import tiny_run
 
+# As `startup` does for a run: tracing makes objects that stay.
+gc.set_threshold(50_000)
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 jax.config.update('jax_num_cpu_devices', 4)

@@ -256,6 +256,7 @@ def test_the_other_process_gives_the_model_that_this_one_would():
   )
 
 
+@pytest.mark.slow
 def test_a_model_that_ends_its_process_is_an_error_in_words(monkeypatch):
   """The converter's own model of a dead squeeze, where it may end ours."""
   code = (
@@ -310,26 +311,27 @@ def test_a_full_disk_is_an_error_in_words(monkeypatch):
 # --- the stages ---------------------------------------------------------------
 
 
-@pytest.fixture
-def exported_without_int8(monkeypatch, tmp_path):
+@pytest.fixture(scope='module')
+def exported_without_int8(tmp_path_factory):
   """(config, workdir, result of export) where int8 was not to be had."""
   c = tiny.config()
   c.dataset.image_size = SIZE
   c.export.update(calibration_images=4, check_images=8)
   c.profile.update(rounds=1, runs_per_round=1, warmup_runs=0)
   arch, variables = network('stem_k3_s2_i1_c8 ir_r1_k3_s2_e3_c8 fc_c10')
-  monkeypatch.setattr(export, 'trained_hash', lambda workdir: 'abc')
-  monkeypatch.setattr(
-    export, 'load_trained', lambda config, workdir: (arch, variables)
-  )
-  crash = ('-c', 'import os; os.abort()')
-  monkeypatch.setattr(int8_process, '_COMMAND', crash)
-  workdir = Workdir(tmp_path)
+  workdir = Workdir(tmp_path_factory.mktemp('exported'))
   workdir.write('model_int8.tflite', 'of another network')
-  return c, workdir, export.run(c, workdir)
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(export, 'trained_hash', lambda workdir: 'abc')
+    patch.setattr(
+      export, 'load_trained', lambda config, workdir: (arch, variables)
+    )
+    crash = ('-c', 'import os; os.abort()')
+    patch.setattr(int8_process, '_COMMAND', crash)
+    return c, workdir, export.run(c, workdir)
 
 
-def test_export_ends_well_without_int8(exported_without_int8, capsys):
+def test_export_ends_well_without_int8(exported_without_int8):
   _, workdir, result = exported_without_int8
   assert 'SIGABRT' in result['int8_error']
   for key in ('bytes_int8', 'agreement_int8', 'top1_int8'):

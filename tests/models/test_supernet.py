@@ -65,7 +65,7 @@ def choices(space):
   )
 
 
-@settings(tiny.steady, max_examples=50)
+@settings(tiny.steady, max_examples=25)
 @given(choices(RICH), st.booleans())
 def test_hard_gates_equal_the_decoded_network(decision, train):
   """One supernet contains every network of its space: the central claim.
@@ -81,7 +81,7 @@ def test_hard_gates_equal_the_decoded_network(decision, train):
   gates = jnp.asarray(RICH.gates_of(decision))
   logits, stats = jitted(SuperNet(RICH), train)(variables, x, gates)
   cut = inherit(RICH, decision, without_thresholds(variables))
-  # Not jitted: operations of one shape compile once for all fifty networks.
+  # Not jitted: operations of one shape compile once for all networks.
   net = ConvNet(RICH.architecture_of(decision), implementation='primitive')
   if train:
     own, updated = net.apply(cut, x, train=True, mutable=['batch_stats'])

@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from spnas_jax.config.defaults import default_config, make_space
-from spnas_jax.config.rules import check
+from spnas_jax.config.defaults import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.search.search_setup import SearchProblem
-from spnas_jax.stage_runs import STAGES
 from spnas_jax.stages import compare
 
 
@@ -105,18 +103,6 @@ def test_steps_alternate_behind_the_warm_up(first, expected):
   alone = compare.alternate([named('s')], 2)
   alone(FakeState(first), {})
   assert taken[-1] == 's'
-
-
-def test_the_stage_and_its_keys():
-  assert 'compare' in STAGES
-  c = default_config()
-  c.compare.methods = ('single_path', 'enas')
-  with pytest.raises(UserError, match=r"compare\.methods has 'enas'"):
-    check(c)
-  c = default_config()
-  c.compare.rounds = -1
-  with pytest.raises(UserError, match=r'compare\.rounds'):
-    check(c)
 
 
 def test_one_process_only(config, tmp_path, monkeypatch):

@@ -361,7 +361,7 @@ def test_measured_and_predicted_latencies_are_not_mixed(config, full):
 
 
 @pytest.mark.parametrize('classes', [5, 6])
-def test_top_5_of_five_classes_is_left_out(classes, tmp_path):
+def test_top_5_of_five_classes_is_left_out(classes, tmp_path, quick):
   """It is always 100%: no number, no row, no column says it."""
   config = small_config()
   workdir = fill(config, tmp_path)

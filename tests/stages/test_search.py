@@ -134,7 +134,9 @@ def test_meets_another_target(found, tmp_path):
   assert result['architecture'] != half_way['architecture']
 
 
-@pytest.mark.parametrize('gates', ['official', 'paper'])
+@pytest.mark.parametrize(
+  'gates', ['official', pytest.param('paper', marks=pytest.mark.slow)]
+)
 def test_a_fixed_lambda_needs_no_target(gates, tmp_path):
   """The reference's two formulations: finite, nothing projected, and lambda is
   what was asked for from the end of warm-up on."""

@@ -87,7 +87,6 @@ def test_every_zoo_network_fits_the_data_set(name, tmp_path):
   assert logits.shape == (2, 10)
 
 
-@pytest.mark.slow
 def test_a_zoo_network_in_pytorchs_style(tmp_path):
   config = tiny_run.config(architecture='mobilenet_v2:torch')
   arch = resolve_architecture(config, Workdir(tmp_path))
@@ -97,6 +96,7 @@ def test_a_zoo_network_in_pytorchs_style(tmp_path):
     resolve_architecture(config, Workdir(tmp_path))
 
 
+@pytest.mark.slow
 def test_a_zoo_network_can_be_trained(tmp_path):
   config = tiny_run.config(architecture='mobilenet_v1', **SHORT)
   result = train.run(config, Workdir(tmp_path))
@@ -157,6 +157,7 @@ def first_accuracies(folder, config, init) -> float:
   return float(History(workdir, 'train').arrays()['accuracy'].mean())
 
 
+@pytest.mark.slow
 def test_inherited_weights_start_above_chance(learned):
   """The decoded network has what its supernet learned, untrained ones do not:
   weights are cut out of the right layers, kernels and channels."""
@@ -165,17 +166,13 @@ def test_inherited_weights_start_above_chance(learned):
   assert first_accuracies(folder, config, 'scratch') < 2 * CHANCE
 
 
-def test_only_networks_of_the_space_can_inherit(learned):
-  folder, config = learned
-  config = config.copy_and_resolve_references()
-  config.train.init = 'inherit'
-  config.architecture = 'mobilenet_v2'
-  shutil.rmtree(folder / 'train', ignore_errors=True)
-  workdir = Workdir(folder)
-  workdir.record('train', None)
+def test_only_networks_of_the_space_can_inherit(workdir):
+  config = tiny_run.config(train__init='inherit', architecture='mobilenet_v2')
+  shutil.rmtree(workdir / 'train')
+  Workdir(workdir).record('train', None)
   with pytest.raises(UserError, match='not in the space'):
-    train.run(config, workdir)
-  assert not (folder / 'train').exists()
+    train.run(config, Workdir(workdir))
+  assert not (workdir / 'train').exists()
 
 
 def test_top_5_of_up_to_five_classes_is_not_said():

@@ -92,6 +92,7 @@ def test_two_processes_find_what_one_finds(together):
     assert ours[stage][key] == pytest.approx(theirs[stage][key], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_one_device_finds_the_same(together, tmp_path):
   """2 processes x 2 devices = 1 process x 1 device."""
   workdir, _ = together
@@ -124,6 +125,7 @@ def test_every_example_is_scored_once(together):
   assert tiny_run.results(workdir)['evaluate']['num_examples'] == examples
 
 
+@pytest.mark.slow
 def test_both_processes_resume(together, tmp_path):
   """From the checkpoint they wrote together, to the same bits."""
   workdir, _ = together
