@@ -100,7 +100,7 @@ def scale_and_offset(
   for key, values in zip(('mean', 'std'), both, strict=True):
     if len(values) not in (1, channels):
       raise UserError(
-        f'dataset.{key}={values}: allowed is one number, or one for each of '
+        f'dataset.{key} is {values}, allowed: one number, or one for each of '
         f'the {channels} channels.'
       )
   mean, std = (

@@ -172,14 +172,14 @@ class FashionMnist(_LocalBuilder):
     expected = (count, self.SIDE, self.SIDE)
     if images.shape != expected or labels.shape != (count,):
       raise UserError(
-        f'dataset.raw_dir={str(self._raw_dir)!r}: the {prefix} files hold '
+        f'dataset.raw_dir is {str(self._raw_dir)!r}: the {prefix} files hold '
         f'images {images.shape} and labels {labels.shape}; Fashion-MNIST '
         f'has {expected} and {(count,)}.'
       )
     if labels.max() >= len(self._label_names):
       raise UserError(
-        f'dataset.raw_dir={str(self._raw_dir)!r}: the {prefix} labels reach '
-        f'{labels.max()}; the largest allowed is {len(self._label_names) - 1}.'
+        f'dataset.raw_dir is {str(self._raw_dir)!r}: the {prefix} labels reach '
+        f'{labels.max()}; allowed: up to {len(self._label_names) - 1}.'
       )
     return images, labels
 

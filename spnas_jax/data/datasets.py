@@ -103,7 +103,7 @@ def check(dataset_config: ConfigDict) -> None:
   ):
     if dataset_config[key] not in choices:
       raise UserError(
-        f'dataset.{key}={dataset_config[key]!r}: allowed are '
+        f'dataset.{key} is {dataset_config[key]!r}, allowed: '
         f'{", ".join(choices)}.'
       )
   cropped = dataset_config.augment in ('crop', 'crop_flip')
@@ -120,23 +120,23 @@ def check(dataset_config: ConfigDict) -> None:
   ):
     if not least <= dataset_config[key] <= most:
       raise UserError(
-        f'dataset.{key}={dataset_config[key]}: allowed is {least} or more, up '
+        f'dataset.{key} is {dataset_config[key]}, allowed: {least} or more, up '
         f'to {most}.'
       )
   _check_splits(dataset_config)
   pixel_statistics.check(dataset_config)
   if not 0 <= dataset_config.randaugment_magnitude <= 10:
     raise UserError(
-      'dataset.randaugment_magnitude='
-      f'{dataset_config.randaugment_magnitude}: allowed is 0 to 10.'
+      'dataset.randaugment_magnitude is '
+      f'{dataset_config.randaugment_magnitude}, allowed: 0 to 10.'
     )
   if (
     dataset_config.randaugment_operations
     and dataset_config.augment != 'inception'
   ):
     raise UserError(
-      'dataset.randaugment_operations='
-      f'{dataset_config.randaugment_operations}: must be 0 unless '
+      'dataset.randaugment_operations is '
+      f'{dataset_config.randaugment_operations}, must be 0 unless '
       "dataset.augment='inception'."
     )
   if dataset_config.cache and dataset_config.augment == 'inception':
@@ -156,7 +156,7 @@ def _check_splits(dataset_config: ConfigDict) -> None:
   ):
     if not 0 <= dataset_config[key] < 1:
       raise UserError(
-        f'dataset.{key}={dataset_config[key]}: allowed is 0 to below 1, a '
+        f'dataset.{key} is {dataset_config[key]}, allowed: 0 to below 1, a '
         'fraction: 0.05 for 5%.'
       )
   for one, other in (
@@ -165,26 +165,26 @@ def _check_splits(dataset_config: ConfigDict) -> None:
   ):
     if dataset_config[one] + dataset_config[other] >= 1:
       raise UserError(
-        f'dataset.{one}={dataset_config[one]} and dataset.{other}='
-        f'{dataset_config[other]} leave no training images; allowed is a sum '
+        f'dataset.{one} is {dataset_config[one]} and dataset.{other} is '
+        f'{dataset_config[other]} leave no training images; allowed: a sum '
         'below 1.'
       )
   if dataset_config.folder and dataset_config.test_holdout:
     raise UserError(
-      f'dataset.test_holdout={dataset_config.test_holdout}: must be 0 with '
+      f'dataset.test_holdout is {dataset_config.test_holdout}, must be 0 with '
       'dataset.folder; dataset.test_fraction says how much of it is for test.'
     )
   for key in ('train_split', 'test_split'):
     if '[' in dataset_config[key]:
       raise UserError(
-        f'dataset.{key}={dataset_config[key]!r}: allowed is the name of a tfds '
-        'split, without a slice; dataset.holdout, dataset.test_holdout, '
+        f'dataset.{key} is {dataset_config[key]!r}, allowed: the name of a '
+        'tfds split, without a slice; dataset.holdout, dataset.test_holdout, '
         'dataset.train_examples and dataset.test_examples take parts.'
       )
   if dataset_config.test_split and dataset_config.test_holdout:
     raise UserError(
-      f'dataset.test_split={dataset_config.test_split!r} and '
-      f'dataset.test_holdout={dataset_config.test_holdout}: allowed is one of '
+      f'dataset.test_split is {dataset_config.test_split!r} and '
+      f'dataset.test_holdout is {dataset_config.test_holdout}, allowed: one of '
       'them.'
     )
 
@@ -306,9 +306,9 @@ def _test_split(dataset_config: ConfigDict, builder: Any) -> str:
     if split in splits and split != _train_split(dataset_config):
       return split
   raise UserError(
-    f'dataset.test_split={asked!r}: {name!r} has no such split to score beside '
-    f'{_train_split(dataset_config)!r}; it has {", ".join(splits)}. Name one, '
-    'or hold a part of the training images out as test, as in '
+    f'dataset.test_split is {asked!r}: {name!r} has no such split to score '
+    f'beside {_train_split(dataset_config)!r}; it has {", ".join(splits)}. '
+    'Name one, or hold a part of the training images out as test, as in '
     f'dataset.test_{"fraction" if dataset_config.folder else "holdout"}=0.1.'
   )
 
@@ -325,13 +325,13 @@ def _read_facts(dataset_config: ConfigDict, builder: Any) -> DatasetInfo:
     or features['image'].shape[-1] not in (1, 3)
   ):
     raise UserError(
-      f'dataset.name={set_name(dataset_config)!r}: allowed are data sets with '
+      f'dataset.name is {set_name(dataset_config)!r}, allowed: data sets with '
       "the features 'image' (grey or colour) and 'label'."
     )
   name, train = set_name(dataset_config), _train_split(dataset_config)
   if train not in builder.info.splits:
     raise UserError(
-      f'dataset.train_split={dataset_config.train_split!r}: {name!r} has no '
+      f'dataset.train_split is {dataset_config.train_split!r}: {name!r} has no '
       f'split {train!r}; it has {", ".join(builder.info.splits)}.'
     )
   report = folder_report_lib.of_builder(builder)
@@ -347,8 +347,8 @@ def _read_facts(dataset_config: ConfigDict, builder: Any) -> DatasetInfo:
     own_validation = builder.info.splits['validation'].num_examples
     if dataset_config.holdout:
       raise UserError(
-        f'dataset.holdout={dataset_config.holdout}: must be 0, as {name!r} has '
-        f'{own_validation} validation images of its own; '
+        f'dataset.holdout is {dataset_config.holdout}, must be 0, as {name!r} '
+        f'has {own_validation} validation images of its own; '
         'dataset.validation_fraction says how many are taken for it where none '
         'are given.'
       )

@@ -108,10 +108,10 @@ def list_folder(folder: str) -> Listing:
       if folder.lower().endswith('.csv') and not path.is_dir():
         return _of_table(folder)
       if not path.is_dir():
-        what = 'is not a folder' if path.exists() else 'is not there'
+        what = 'not a folder' if path.exists() else 'not there'
         raise UserError(
-          f'dataset.folder={folder!r} {what}; allowed is a folder of pictures, '
-          'or a .csv table of them.'
+          f'dataset.folder is {folder!r}: {what}; allowed: a folder of '
+          'pictures, or a .csv table of them.'
         )
       entries, folders, hidden = (
         _remote_entries(folder) if is_remote(folder) else _entries(folder)
@@ -287,7 +287,7 @@ def _split_folders(root: str, paths: list[str]) -> dict[str, str]:
     problem = f'{some(sorted(splits))} name a split twice'
   if problem:
     raise UserError(
-      f'dataset.folder={root!r}: {problem}; allowed are DIR/CLASS/FILE, '
+      f'dataset.folder is {root!r}: {problem}; allowed: DIR/CLASS/FILE, '
       f'DIR/SPLIT/CLASS/FILE with SPLIT one of {names} and train among them, '
       'or a .csv table.'
     )

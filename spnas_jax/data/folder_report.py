@@ -284,7 +284,7 @@ def check_readable(
   allowed = math.floor(share * count + 1e-9)
   if lost > allowed:
     raise UserError(
-      f'dataset.folder={printable(folder)!r}: {lost} of {count} pictures '
+      f'dataset.folder is {printable(folder)!r}: {lost} of {count} pictures '
       f'cannot be read ({_reasons(unreadable)}); put them right or remove '
       'them, or set dataset.max_unreadable to the share of images that may be '
       f'left out ({share:g} now: {allowed} of {count}).'
@@ -311,7 +311,7 @@ def check_classes(
   if not found:
     problem = f'there is no picture in it ({len(listing.files)} files, '
     problem += f'{listing.outside} more in no class folder)'
-    advice = 'allowed are DIR/CLASS/FILE, DIR/SPLIT/CLASS/FILE or a .csv table'
+    advice = 'allowed: DIR/CLASS/FILE, DIR/SPLIT/CLASS/FILE or a .csv table'
   elif len(labels) == 1:
     problem = f'{labels.pop()!r} is its only class with pictures'
     advice = 'at least two are needed'
@@ -322,4 +322,6 @@ def check_classes(
     advice = 'put some into train, or leave the class out'
   else:
     return
-  raise UserError(f'dataset.folder={printable(folder)!r}: {problem}; {advice}.')
+  raise UserError(
+    f'dataset.folder is {printable(folder)!r}: {problem}; {advice}.'
+  )

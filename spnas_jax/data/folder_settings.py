@@ -9,7 +9,7 @@ LEAST_SIDE, MOST_SIDE, SIDE_STEP = 32, 224, 32  # Pixels.
 # training that they need, and the pixels that are left to show something.
 _INCEPTION_IMAGES, _INCEPTION_SIDE = 10_000, 96
 # Training images from which images may be larger than this side.
-_LARGE_SIDE_IMAGES, _SMALL_SET_SIDE = 2000, 128
+_LARGE_SIDE_IMAGES, _SMALL_SET_SIDE = 2000, 96
 _CACHE_BYTES = 2 * 1024**3
 _BATCHES = (8, 128)
 _STEPS_OF_AN_EPOCH = 8
@@ -26,7 +26,7 @@ def settings(
   The rule:
 
   * `dataset.image_size`: the multiple of 32 pixels that is at most the median
-    short side, from 32 to 224, up to 128 below 2,000 training images: more
+    short side, from 32 to 224, up to 96 below 2,000 training images: more
     pixels would cost time, not show more. Nothing is enlarged beyond 32.
   * `dataset.augment`: 'inception' from 10,000 training images of 96 pixels on;
     'crop_flip' below, where few steps would not make up for images that are

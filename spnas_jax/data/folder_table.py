@@ -69,7 +69,7 @@ def _rows(table: str, text: str) -> Iterator[tuple[int, str, str, str]]:
         if word.lower() not in SPLIT_NAMES:
           raise error(
             table,
-            f'line {reader.line_num} has the split {word!r}, allowed are '
+            f'line {reader.line_num} has the split {word!r}, allowed: '
             f'{", ".join(SPLIT_NAMES)}',
           )
         split = SPLIT_NAMES[word.lower()]
@@ -80,7 +80,7 @@ def _rows(table: str, text: str) -> Iterator[tuple[int, str, str, str]]:
 
 def error(table: str, what: str) -> UserError:
   return UserError(
-    f'dataset.folder={table!r}: {what}; a table has a line '
+    f'dataset.folder is {table!r}: {what}; a table has a line '
     'filename,label or filename,label,split, then a line for each picture, '
     'with filenames relative to the table.'
   )

@@ -304,7 +304,7 @@ def _process(
   count = jax.process_count() if process_count is None else process_count
   if batch_size < 1 or batch_size % count:
     raise UserError(
-      f'batch_size={batch_size}: allowed is a multiple of the number of '
+      f'batch_size is {batch_size}, allowed: a multiple of the number of '
       f'processes, {count}.'
     )
   return index, count

@@ -44,14 +44,14 @@ class DatasetInfo:
       UserError: if the split is none of these, or has no images.
     """
     if split not in SPLITS:
-      raise UserError(f'split={split!r}: allowed are {", ".join(SPLITS)}.')
+      raise UserError(f'split is {split!r}, allowed: {", ".join(SPLITS)}.')
     count = int(getattr(self, f'num_{split}'))
     if not count:
       raise UserError(
-        f'dataset.name={self.name!r} has no {split} images; set '
+        f'dataset.name is {self.name!r}: no {split} images; set '
         'dataset.holdout > 0 to hold some out of training.'
         if split == 'validation'
-        else f'dataset.name={self.name!r} has no {split} images.'
+        else f'dataset.name is {self.name!r}: no {split} images.'
       )
     return count
 
@@ -68,7 +68,7 @@ class DatasetInfo:
     count = self.num_examples(split)
     if not 1 <= batch_size <= count:
       raise UserError(
-        f'batch_size={batch_size}: allowed is 1 to {count}, the number of '
+        f'batch_size is {batch_size}, allowed: 1 to {count}, the number of '
         f'{split} images of {self.name!r}.'
       )
     return count // batch_size

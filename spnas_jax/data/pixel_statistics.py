@@ -20,13 +20,13 @@ def check(dataset_config: ConfigDict) -> None:
       if any(value > 1 for value in values):
         hint = f'; {max(values):g} looks like a pixel of 0..255: divide by 255'
       raise UserError(
-        f'dataset.{key}={values}: allowed are {low:g} to {high:g}, fractions '
+        f'dataset.{key} is {values}, allowed: {low:g} to {high:g}, fractions '
         f'of the pixel range{hint}.'
       )
   if bool(dataset_config.mean) != bool(dataset_config.std):
     raise UserError(
-      f'dataset.mean={tuple(dataset_config.mean)} and dataset.std='
-      f'{tuple(dataset_config.std)}: allowed are both, or () for both.'
+      f'dataset.mean is {tuple(dataset_config.mean)} and dataset.std is '
+      f'{tuple(dataset_config.std)}, allowed: both, or () for both.'
     )
 
 

@@ -51,7 +51,7 @@ def find_prepared(dataset_config: ConfigDict) -> Any:
   name = _name(dataset_config)
   if name.startswith(('/', '.', '~')):
     raise UserError(
-      f'dataset.name={name!r} is a path; allowed is the name of a tfds data '
+      f'dataset.name is {name!r}: a path; allowed: the name of a tfds data '
       'set, which lies in a folder of that name under dataset.data_dir; a '
       'folder of pictures is dataset.folder.'
     )
@@ -71,7 +71,7 @@ def find_prepared(dataset_config: ConfigDict) -> Any:
     return None
   except Exception as error:  # tfds raises whatever damaged metadata cause.
     raise UserError(
-      f'dataset.name={name!r}: what is prepared under '
+      f'dataset.name is {name!r}: what is prepared under '
       f'dataset.data_dir={data_dir(dataset_config)!r} cannot be read '
       f'({first_line(error)}); delete it and prepare it again.'
     ) from error
@@ -121,7 +121,7 @@ def prepare(dataset_config: ConfigDict, label_names: tuple[str, ...]) -> Any:
   builder = find_prepared(dataset_config)
   if builder is None:
     raise UserError(
-      f'dataset.data_dir={folder!r}: {name} cannot be written there '
+      f'dataset.data_dir is {folder!r}: {name} cannot be written there '
       f'({problem}).'
     )
   return builder
@@ -137,8 +137,8 @@ def _check_apart(dataset_config: ConfigDict, folder: str) -> None:
   )
   if os.path.commonpath([inner, outer]) == outer:
     raise UserError(
-      f'dataset.data_dir={folder!r} lies in dataset.folder={pictures!r}; '
-      'allowed is any place outside.'
+      f'dataset.data_dir is {folder!r}: inside dataset.folder={pictures!r}; '
+      'allowed: any place outside.'
     )
 
 
@@ -220,8 +220,9 @@ def not_prepared(dataset_config: ConfigDict) -> UserError:
   )
   there = sorted({*_prepared_names(folder), *LOCAL_VERSIONS})
   return UserError(
-    f'dataset.name={name!r} is not prepared under dataset.data_dir={folder!r}; '
-    f'{how}; or set dataset.data_dir to where it is. Without that there are '
+    f'dataset.name is {name!r}: not prepared under '
+    f'dataset.data_dir={folder!r}; {how}; or set dataset.data_dir '
+    'to where it is. Without that there are '
     f'{", ".join(there)}.'
   )
 

@@ -179,9 +179,10 @@ def _check_share(
     folder = dataset_store.data_dir(dataset_config)
     more = f', and {len(lost) - 1} before it' if len(lost) > 1 else ''
     raise UserError(
-      f'dataset.name={set_name(dataset_config)!r}: an image of {split!r} under '
-      f'dataset.data_dir={folder!r} cannot be read: {lost[-1]}{more}; put it '
-      'right and prepare the data set again, or set dataset.max_unreadable to '
+      f'dataset.name is {set_name(dataset_config)!r}: an image of {split!r} '
+      f'under dataset.data_dir={folder!r} cannot be read: {lost[-1]}{more}; '
+      'put it right and prepare the data set again, or set '
+      'dataset.max_unreadable to '
       f'the share of images that may be left out ({share:g} now: {allowed} of '
       f'{num_images}).'
     )
@@ -196,7 +197,7 @@ def _damaged_file(
   name = next((file for file in files if not _is_whole(file)), '')
   what = f'{name!r}' if name else f'a file under dataset.data_dir={folder!r}'
   return UserError(
-    f'dataset.name={set_name(dataset_config)!r}: {what} is damaged '
+    f'dataset.name is {set_name(dataset_config)!r}: {what} is damaged '
     f'({dataset_store.first_line(error)}); prepare the data set again.'
   )
 

@@ -149,8 +149,8 @@ def test_limits_and_holdout(digits_dir):
 def test_validation_needs_a_holdout(digits_dir):
   info = datasets.info(make_config(digits_dir))
   assert 'dataset.holdout' in error_line(info.num_examples, 'validation')
-  assert "split='dev'" in error_line(info.num_examples, 'dev')
-  assert 'batch_size=2000' in error_line(info.steps_per_epoch, 2000)
+  assert "split is 'dev'" in error_line(info.num_examples, 'dev')
+  assert 'batch_size is 2000' in error_line(info.steps_per_epoch, 2000)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_validation_needs_a_holdout(digits_dir):
 )
 def test_a_wrong_key_is_named(tmp_path, key, value, allowed):
   message = error_line(datasets.info, make_config(tmp_path, **{key: value}))
-  assert f'dataset.{key}={value!r}' in message
+  assert f'dataset.{key} is {value!r}' in message
   assert allowed in message
 
 
@@ -329,7 +329,7 @@ def test_a_set_that_is_not_prepared(tmp_path, name):
 
 def test_an_unknown_set_has_no_facts(tmp_path):
   config = make_config(tmp_path, name='no_such_set')
-  assert "dataset.name='no_such_set'" in error_line(datasets.info, config)
+  assert "dataset.name is 'no_such_set'" in error_line(datasets.info, config)
 
 
 def test_damaged_metadata(tmp_path, digits_dir):

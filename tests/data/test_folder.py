@@ -202,7 +202,7 @@ def test_without_its_pictures_it_is_used_by_name(prepared, tmp_path):
   here = datasets.info(config_of(prepared))
   config = config_of(tmp_path / 'pets')
   message = error_line(datasets.info, config)
-  assert f'{str(tmp_path / "pets")!r} is not there' in message
+  assert f'{str(tmp_path / "pets")!r}: not there' in message
   assert f'dataset.folder= and dataset.name={here.name}' in message
   config.update(folder='', name=here.name)
   assert datasets.info(config) == here

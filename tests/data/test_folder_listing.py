@@ -125,12 +125,12 @@ def test_links_are_followed_but_never_in_a_circle(tmp_path):
 @pytest.mark.parametrize('name', ['', 'photos.csv'])
 def test_what_is_not_there_is_said(tmp_path, name):
   place = tmp_path / 'nowhere' / name
-  assert f'{str(place)!r} is not there' in error_line(found, place)
+  assert f'{str(place)!r}: not there' in error_line(found, place)
 
 
 def test_a_file_is_no_folder(tmp_path):
   fill(tmp_path, 'a.zip')
-  assert 'is not a folder' in error_line(found, tmp_path / 'a.zip')
+  assert 'not a folder' in error_line(found, tmp_path / 'a.zip')
 
 
 def test_a_folder_that_may_not_be_read_is_said(tmp_path, monkeypatch):
@@ -195,8 +195,8 @@ def test_a_table_may_name_splits(tmp_path):
     (['filename,class', '1.jpg,a'], 'no column label;'),
     (['filename,label', '1.jpg,'], 'line 2 has no filename or no label'),
     (['label,filename', 'a'], 'line 2 has no filename or no label'),
-    (['filename,label,split', '1.jpg,a,dev'], "split 'dev', allowed are train"),
-    (['filename,label,split', '1.jpg,a'], "split '', allowed are train"),
+    (['filename,label,split', '1.jpg,a,dev'], "split 'dev', allowed: train"),
+    (['filename,label,split', '1.jpg,a'], "split '', allowed: train"),
     (
       ['filename,label', '1.jpg,a', '1.jpg,b'],
       "line 3 gives '1.jpg' another label",

@@ -208,14 +208,14 @@ def test_what_cannot_be_learnt_from_is_refused(tmp_path, make):
 @pytest.mark.parametrize(
   ('changes', 'words'),
   [
-    ({'test_fraction': 1.0}, 'dataset.test_fraction=1.0: allowed is 0 to'),
-    ({'validation_fraction': -0.1}, 'dataset.validation_fraction=-0.1'),
+    ({'test_fraction': 1.0}, 'dataset.test_fraction is 1.0, allowed: 0 to'),
+    ({'validation_fraction': -0.1}, 'dataset.validation_fraction is -0.1'),
     (
       {'test_fraction': 0.5, 'validation_fraction': 0.5},
       'leave no training images',
     ),
-    ({'split_seed': -1}, 'dataset.split_seed=-1'),
-    ({'shrink_to': -1}, 'dataset.shrink_to=-1'),
+    ({'split_seed': -1}, 'dataset.split_seed is -1'),
+    ({'shrink_to': -1}, 'dataset.shrink_to is -1'),
     ({'test_holdout': 0.1}, 'dataset.test_fraction says how much'),
     ({'holdout': 0.1}, 'validation images of its own'),
     ({'test_split': 'dev'}, 'has train, validation, test. Name one'),
@@ -236,7 +236,9 @@ def test_what_is_prepared_lies_outside_the_pictures(tmp_path, inside):
   root = photos(tmp_path / 'pets', cat=4, dog=4)
   config = config_of(root, data_dir=f'{root}{inside}')
   message = error_line(datasets.info, config)
-  assert f"dataset.data_dir='{root}{inside}' lies in dataset.folder" in message
+  assert (
+    f"dataset.data_dir is '{root}{inside}': inside dataset.folder" in message
+  )
   beside = config_of(root, data_dir=f'{root}_prepared')
   assert datasets.info(beside).num_classes == 2
 

@@ -44,7 +44,7 @@ def test_two_classes_of_a_few_hundred():
   """280 of 400 are left to train on."""
   found = folder_settings.settings(280, 2, 480, 640)
   assert found == {
-    'dataset.image_size': 128,
+    'dataset.image_size': 96,
     'dataset.augment': 'crop_flip',
     'dataset.cache': True,
     'space.stem_stride': 2,

@@ -352,9 +352,9 @@ def error_line(function, *args, **kwargs):
 @pytest.mark.parametrize(
   ('changes', 'expected'),
   [
-    ({'mean': (0.1, 0.2)}, 'dataset.mean=(0.1, 0.2)'),
-    ({'std': (0.0,)}, 'dataset.std=(0.0,)'),
-    ({'image_size': -1}, 'dataset.image_size=-1'),
+    ({'mean': (0.1, 0.2)}, 'dataset.mean is (0.1, 0.2)'),
+    ({'std': (0.0,)}, 'dataset.std is (0.0,)'),
+    ({'image_size': -1}, 'dataset.image_size is -1'),
   ],
 )
 def test_a_wrong_configuration_is_refused_at_once(digits, changes, expected):
@@ -365,12 +365,12 @@ def test_a_wrong_configuration_is_refused_at_once(digits, changes, expected):
 
 def test_batches_that_cannot_be_shared_out(digits):
   message = error_line(train, digits, 0, process_index=0, process_count=3)
-  assert 'batch_size=20' in message
+  assert 'batch_size is 20' in message
   placed = input_pipeline.prefetch_to_devices(
     [{'label': np.zeros(3)}], jax.devices()[:2]
   )
   assert 'batch_size' in error_line(next, placed)
-  assert 'batch_size=99' in error_line(
+  assert 'batch_size is 99' in error_line(
     train, changed(digits, train_examples=50), 0, batch_size=99
   )
 
@@ -394,4 +394,4 @@ def test_a_damaged_record_is_the_users_error(jpegs, tmp_path, damage):
   config = changed(jpegs, data_dir=str(tmp_path))
   message = error_line(evaluate, config, 2)
   assert str(tmp_path) in message
-  assert "dataset.name='imagenet2012'" in message
+  assert "dataset.name is 'imagenet2012'" in message

@@ -113,11 +113,11 @@ def test_splits_of_any_name_can_be_used(folder):
   [
     ({}, ['dataset.test_split', 'dataset.test_holdout=0.1', 'it has train']),
     ({'name': 'odd'}, ["no split 'train'", 'it has fit, judge']),
-    ({'train_split': 'all'}, ["dataset.train_split='all'", 'it has train']),
-    ({'test_split': 'train'}, ["dataset.test_split='train'", 'beside']),
+    ({'train_split': 'all'}, ["dataset.train_split is 'all'", 'it has train']),
+    ({'test_split': 'train'}, ["dataset.test_split is 'train'", 'beside']),
     ({'test_split': 'a[:3]'}, ['without a slice', 'dataset.test_holdout']),
     ({'test_split': 'a', 'test_holdout': 0.1}, ['one of them']),
-    ({'test_holdout': 1.0}, ['dataset.test_holdout=1.0', '0.05 for 5%']),
+    ({'test_holdout': 1.0}, ['dataset.test_holdout is 1.0', '0.05 for 5%']),
     ({'test_holdout': 0.5, 'holdout': 0.5}, ['sum below 1']),
   ],
 )
@@ -173,13 +173,13 @@ def test_given_statistics_stay(folder):
   [
     (
       {'mean': (77.8,), 'std': (95.9,)},
-      ['dataset.mean=(77.8,)', '0..255', 'divide by 255'],
+      ['dataset.mean is (77.8,)', '0..255', 'divide by 255'],
     ),
-    ({'mean': (0.3,), 'std': (95.9,)}, ['dataset.std=(95.9,)', '0..255']),
-    ({'mean': (-0.1,), 'std': (0.2,)}, ['dataset.mean=(-0.1,)', '0 to 1']),
-    ({'mean': (0.1,), 'std': (0.0,)}, ['dataset.std=(0.0,)', '0.001 to 1']),
-    ({'mean': (float('nan'),), 'std': (0.2,)}, ['dataset.mean=(nan,)']),
-    ({'mean': (0.1,)}, ['dataset.std=()', 'both']),
+    ({'mean': (0.3,), 'std': (95.9,)}, ['dataset.std is (95.9,)', '0..255']),
+    ({'mean': (-0.1,), 'std': (0.2,)}, ['dataset.mean is (-0.1,)', '0 to 1']),
+    ({'mean': (0.1,), 'std': (0.0,)}, ['dataset.std is (0.0,)', '0.001 to 1']),
+    ({'mean': (float('nan'),), 'std': (0.2,)}, ['dataset.mean is (nan,)']),
+    ({'mean': (0.1,)}, ['dataset.std is ()', 'both']),
   ],
 )
 def test_statistics_in_another_unit_are_refused(changes, words):

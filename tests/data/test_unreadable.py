@@ -100,7 +100,7 @@ def test_the_record_and_the_file_are_named(folder, route):
   config = make_config(folder, route)
   message = error_line(scored, config)
   for part in (
-    "dataset.name='holes'",
+    "dataset.name is 'holes'",
     f'dataset.data_dir={str(folder)!r}',
     "'test'",
     'holes-test.tfrecord-00000-of-00001, record ',
