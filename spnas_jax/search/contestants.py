@@ -29,7 +29,7 @@ from spnas_jax.search.multipath_step import (
 from spnas_jax.search.projection import project_likelihoods
 from spnas_jax.search.search_setup import (
   SearchProblem,
-  create_state,
+  blank_state,
   make_search,
 )
 from spnas_jax.search.search_step import Search, make_search_step
@@ -71,7 +71,7 @@ def make_contestant(
   return Contestant(
     method,
     (make_search_step(single),),
-    functools.partial(create_state, single, config),
+    functools.partial(blank_state, single, config),
     lambda state: state.params,
     lambda state: problem.project(
       np.asarray(single.settled(state.params).logits), config.search.slack

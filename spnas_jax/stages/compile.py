@@ -27,7 +27,7 @@ from spnas_jax.core.tpu_compiler import (
 )
 from spnas_jax.search.search_setup import (
   SearchProblem,
-  create_state,
+  blank_state,
   make_search,
 )
 from spnas_jax.search.search_step import make_search_step
@@ -105,7 +105,7 @@ def _compile(
 def search_program(config: ConfigDict) -> Program:
   """The search step of a configuration."""
   search = make_search(config, SearchProblem.of(config))
-  state = jax.eval_shape(functools.partial(create_state, search, config))
+  state = jax.eval_shape(functools.partial(blank_state, search, config))
   return Program(
     make_search_step(search),
     state,

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from spnas_jax.config.defaults import dataset_facts
 from spnas_jax.config.workdir import Workdir, fingerprint
 from spnas_jax.core.console import say
 from spnas_jax.core.parallel import pmap_step
@@ -105,6 +106,7 @@ def _search(
     'final_cross_entropy': float(history['cross_entropy'][-1]),
     'final_lambda': float(history['lambda'][-1]),
     'params_sha256': params_sha256(state.params),
+    'label_names': list(dataset_facts(config).label_names),
   }
   per_epoch = length_of(config, 'search').steps_per_epoch
   result |= health(search, history, per_epoch, result)
