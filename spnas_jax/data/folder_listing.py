@@ -305,7 +305,7 @@ def _of_table(table: str) -> Listing:
   """
   path = as_path('dataset.folder', table)
   if not path.exists():
-    raise UserError(f'dataset.folder={table!r} is not there.')
+    raise UserError(f'dataset.folder is {table!r}: not there.')
   root = os.path.dirname(table)
   known = folder_table.read(table, path.read_bytes())
   entries = _asked(root, list(known))

@@ -321,7 +321,7 @@ def test_idx_files_of_the_debian_package():
 def test_a_set_that_is_not_prepared(tmp_path, name):
   config = make_config(tmp_path, name=name)
   message = error_line(datasets.open_builder, config)
-  assert f'dataset.name={name!r}' in message
+  assert f'dataset.name is {name!r}' in message
   assert f'dataset.data_dir={str(tmp_path)!r}' in message
   assert f'tfds.builder({name!r}, data_dir={str(tmp_path)!r})' in message
   assert not list(tmp_path.iterdir())

@@ -200,7 +200,7 @@ def test_what_cannot_be_learnt_from_is_refused(tmp_path, make):
   words = make(root)
   config = config_of(root, max_unreadable=0.3)
   message = error_line(datasets.info, config)
-  assert message.startswith(f'dataset.folder={str(root)!r}: ')
+  assert message.startswith(f'dataset.folder is {str(root)!r}: ')
   assert words in message
   assert not list((tmp_path / 'data').glob('pets*'))
 

@@ -201,8 +201,8 @@ def test_statistics_in_another_unit_are_refused(changes, words):
     # A name that tfds knows can be prepared by it; another cannot.
     ('cats_vs_dogs', ['download_and_prepare', 'odd, one'], 'Your own pictures'),
     ('photos', ['knows no data set', 'Your own pictures'], 'download_and'),
-    ('/some/photos', ['is a path', 'dataset.data_dir'], 'delete'),
-    ('./photos', ['is a path', 'dataset.data_dir'], 'delete'),
+    ('/some/photos', [': a path;', 'dataset.data_dir'], 'delete'),
+    ('./photos', [': a path;', 'dataset.data_dir'], 'delete'),
   ],
 )
 def test_advice_about_a_name_is_true(name, words, never, folder):
