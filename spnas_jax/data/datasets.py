@@ -141,8 +141,8 @@ def check(dataset_config: ConfigDict) -> None:
     )
   if dataset_config.cache and dataset_config.augment == 'inception':
     raise UserError(
-      "dataset.augment='inception' crops the original pixels, which the cache "
-      'does not keep; set dataset.cache=False.'
+      "dataset.augment is 'inception', which crops the original pixels; the "
+      'cache does not keep them: set dataset.cache=False.'
     )
 
 
