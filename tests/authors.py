@@ -3,7 +3,7 @@
 import functools
 
 from configs import imagenet_search
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.networks.space import SearchSpace
 
 

@@ -5,7 +5,8 @@ import io
 
 import numpy as np
 
-from spnas_jax.config.defaults import default_config, make_space
+from spnas_jax.config.defaults import default_config
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.latency.table import LatencyTable, block_key, head_key, stem_key
 from spnas_jax.networks.architecture import block_input_sizes

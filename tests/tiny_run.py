@@ -60,7 +60,7 @@ def table_path() -> pathlib.Path:
   """A made-up latency table for the space of `get_config`."""
   import tiny
 
-  from spnas_jax.config.defaults import make_space
+  from spnas_jax.config.spaces import make_space
 
   config = get_config()
   table = tiny.table(make_space(config), config.dataset.image_size)

@@ -20,7 +20,7 @@ from __future__ import annotations
 from etils import epath
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts
+from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.remote import as_path, reaching

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir, differences, stage_inputs
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.remote import as_path, reaching

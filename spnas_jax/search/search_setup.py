@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import default_config, make_space
+from spnas_jax.config.defaults import default_config
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir, differences, stage_inputs
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError

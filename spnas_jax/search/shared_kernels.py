@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array, lax
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.console import say
 from spnas_jax.core.parallel import AXIS, pmap_step

@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts
+from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.core.parallel import AXIS, pmap_eval, replicate
 from spnas_jax.data import input_pipeline
 from spnas_jax.models.supernet import SuperNet

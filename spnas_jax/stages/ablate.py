@@ -24,7 +24,7 @@ import scipy.stats
 from jax import Array, lax
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts, make_space
+from spnas_jax.config.spaces import dataset_facts, make_space
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError

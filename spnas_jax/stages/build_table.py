@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.latency import measuring
 from spnas_jax.latency.devices import Device

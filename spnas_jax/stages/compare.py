@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts
+from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS, pmap_step, replicate

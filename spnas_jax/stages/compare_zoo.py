@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts
 from spnas_jax.config.routes import found_network, zoo_network
+from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.config.workdir import (
   Workdir,
   differences,

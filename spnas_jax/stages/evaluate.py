@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts
+from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.parallel import replicate
 from spnas_jax.models.convnet import ConvNet

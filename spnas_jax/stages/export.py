@@ -13,7 +13,7 @@ import numpy as np
 import scipy.special
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts
+from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.config.workdir import (
   Workdir,
   fingerprint,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts
+from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.config.workdir import Workdir, fingerprint
 from spnas_jax.core.console import say
 from spnas_jax.core.parallel import pmap_step

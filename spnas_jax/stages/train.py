@@ -7,12 +7,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts, make_space
 from spnas_jax.config.routes import (
   adaptation,
   resolve_architecture,
   under_config,
 )
+from spnas_jax.config.spaces import dataset_facts, make_space
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError

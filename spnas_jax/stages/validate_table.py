@@ -8,7 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from scipy import stats
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError

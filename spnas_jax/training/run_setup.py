@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts
+from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS, check_divisible

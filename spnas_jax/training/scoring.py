@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.defaults import dataset_facts
+from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.core.parallel import AXIS, pmap_eval
 from spnas_jax.data import augmentation, input_pipeline
 from spnas_jax.models.convnet import ConvNet

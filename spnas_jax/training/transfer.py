@@ -10,8 +10,8 @@ import jax
 from ml_collections import ConfigDict
 
 from spnas_jax.config import rules
-from spnas_jax.config.defaults import dataset_facts
 from spnas_jax.config.routes import read_architecture
+from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError

@@ -33,7 +33,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 from ml_collections import ConfigDict
 
 from configs import imagenet_search
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.core.tpu_compiler import describe, tpu_devices, try_batch
 from spnas_jax.latency.entries import space_entries
 from spnas_jax.latency.table import LatencyTable

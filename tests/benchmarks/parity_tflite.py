@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from configs import imagenet_search
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.core.tensorflow_setup import load_tensorflow
 from spnas_jax.export import tflite
 from spnas_jax.export.network import to_tflite

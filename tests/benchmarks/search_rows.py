@@ -36,7 +36,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import digits, fashion_mnist
-from spnas_jax.config.defaults import default_config, make_space
+from spnas_jax.config.defaults import default_config
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir, fingerprint, stage_inputs
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.architecture import Architecture

@@ -21,7 +21,7 @@ from authors import imagenet_space
 from spnas_jax import stage_runs, startup
 from spnas_jax.config import defaults as config_lib
 from spnas_jax.config import rules as config_rules
-from spnas_jax.config.defaults import dataset_facts, make_space
+from spnas_jax.config.spaces import dataset_facts, make_space
 from spnas_jax.core.errors import UserError
 from spnas_jax.data import datasets, pixel_statistics
 from spnas_jax.networks import zoo

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from spnas_jax.config import rules as config_rules
-from spnas_jax.config.defaults import make_space
 from spnas_jax.config.rules import CHOICES, RANGES
+from spnas_jax.config.spaces import make_space
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS
 from spnas_jax.data import datasets

@@ -7,7 +7,7 @@ import tiny_run
 from ml_collections import ConfigDict
 
 from spnas_jax.config import routes
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.parallel import AXIS
 from spnas_jax.data.known_datasets import DatasetInfo
@@ -42,7 +42,7 @@ ROUTES = {
 def config(monkeypatch) -> ConfigDict:
   facts = DatasetInfo('other', 128, 0, 50, CLASSES, CHANNELS)
   monkeypatch.setattr(
-    'spnas_jax.config.defaults.datasets.info', lambda _: facts
+    'spnas_jax.config.spaces.datasets.info', lambda _: facts
   )
   c = tiny_run.get_config()
   c.dataset.image_size = SIZE

@@ -6,7 +6,7 @@ import pytest
 import tiny
 import tiny_run
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.stages import search

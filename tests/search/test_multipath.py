@@ -10,7 +10,7 @@ import tiny
 from jax import lax
 from tiny import NUM_CLASSES
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.core.parallel import pmap_step, replicate
 from spnas_jax.models.layers import MBConv, Style
 from spnas_jax.networks.architecture import num_params

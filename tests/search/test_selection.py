@@ -7,7 +7,7 @@ import tiny_run
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.data import input_pipeline
 from spnas_jax.stages import search

@@ -9,7 +9,7 @@ import pytest
 import tiny
 import tiny_run
 
-from spnas_jax.config.defaults import dataset_facts, make_space
+from spnas_jax.config.spaces import dataset_facts, make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.data import input_pipeline

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 import tiny
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency.table import LatencyTable

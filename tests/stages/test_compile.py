@@ -10,7 +10,7 @@ import pytest
 import tiny
 from jax import lax
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core import tpu_compiler
 from spnas_jax.core.errors import UserError

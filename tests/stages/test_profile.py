@@ -8,7 +8,7 @@ import pytest
 import tiny
 from fake_device import FakeDevice
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency.devices import OperationTime

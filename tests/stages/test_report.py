@@ -10,7 +10,7 @@ import pytest
 import tiny_run
 from fake_workdir import fill, small_config
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency.table import LatencyTable

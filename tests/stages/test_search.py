@@ -10,7 +10,7 @@ import tiny
 import tiny_run
 from refusals import corrupted_table, garbage, refused
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.architecture import Architecture

@@ -13,7 +13,7 @@ import tiny_run
 from refusals import ARCHITECTURE, refused
 from sklearn.datasets import load_digits
 
-from spnas_jax.config.defaults import make_space
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core import tensorflow_setup
 from spnas_jax.core.errors import UserError

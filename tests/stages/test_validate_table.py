@@ -39,7 +39,7 @@ def config(device, tmp_path):
 
 
 def table_of(c, device) -> LatencyTable:
-  from spnas_jax.config.defaults import make_space
+  from spnas_jax.config.spaces import make_space
   from spnas_jax.latency.entries import space_entries
 
   entries = space_entries(make_space(c), SIZE)

@@ -10,7 +10,7 @@ import tiny_run
 from refusals import refused
 
 from spnas_jax import cli
-from spnas_jax.config import defaults as config_lib
+from spnas_jax.config import spaces
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.search.search_setup import (
   SearchProblem,
@@ -67,7 +67,7 @@ def test_weights_that_diverge_behind_a_good_loss_are_not_saved(
 
 
 def restored(config, folder):
-  space = config_lib.make_space(config)
+  space = spaces.make_space(config)
   table = tiny.table(space, config.dataset.image_size)
   search = make_search(config, SearchProblem.of(config, table))
   state = create_state(search, config)
