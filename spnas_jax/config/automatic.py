@@ -58,8 +58,8 @@ def fill(config: ConfigDict, default: ConfigDict) -> ConfigDict:
   report = datasets.folder_report(plain.dataset)
   if not report:
     raise UserError(
-      f'{keys[0]} is unset, which is allowed for folders of pictures '
-      f'(dataset.folder) only; set {", ".join(keys)}'
+      f'{keys[0]} is None, allowed: a value; only a folder of pictures '
+      f'(dataset.folder) chooses what is unset: {", ".join(keys)}'
     )
   facts = datasets.info(plain.dataset)
   height, width = report['median_height'], report['median_width']

@@ -64,7 +64,7 @@ def test_only_folders_choose(tmp_path, capsys):
   config = own('', tmp_path)
   config.dataset.name = 'digits'
   line = refused(lambda: startup.start(config, str(tmp_path / 'run')), capsys)
-  assert 'dataset.image_size is unset' in line and 'train.epochs' in line
+  assert 'dataset.image_size is None' in line and 'train.epochs' in line
 
 
 def test_without_data_there_are_defaults_for_stages_that_read_none():
