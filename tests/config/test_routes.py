@@ -41,9 +41,7 @@ ROUTES = {
 @pytest.fixture
 def config(monkeypatch) -> ConfigDict:
   facts = DatasetInfo('other', 128, 0, 50, CLASSES, CHANNELS)
-  monkeypatch.setattr(
-    'spnas_jax.config.spaces.datasets.info', lambda _: facts
-  )
+  monkeypatch.setattr('spnas_jax.config.spaces.datasets.info', lambda _: facts)
   c = tiny_run.get_config()
   c.dataset.image_size = SIZE
   c.space.batch_norm_momentum = MOMENTUM
