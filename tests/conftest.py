@@ -4,6 +4,7 @@ import gc
 import os
 import pathlib
 import shutil
+import tempfile
 
 # Before JAX starts its backend: several devices show what one would hide.
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
@@ -23,6 +24,17 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 jax.config.update('jax_num_cpu_devices', 4)
 jax.config.update('jax_compilation_cache_dir', str(ROOT / '.cache' / 'jax'))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.2)
+
+
+def pytest_configure(config):
+  """A folder that the processes of this test run share, see `tiny_run`."""
+  if not hasattr(config, 'workerinput'):  # Not one that another has started.
+    os.environ['TINY_RUN_SHARED'] = tempfile.mkdtemp(prefix='tiny_run_shared')
+
+
+def pytest_unconfigure(config):
+  if not hasattr(config, 'workerinput'):
+    shutil.rmtree(os.environ['TINY_RUN_SHARED'], ignore_errors=True)
 
 
 @pytest.fixture

@@ -199,10 +199,10 @@ def test_none_on_the_command_line_unsets_what_a_config_file_set(
   assert parsed(f'{target}=None', f'{target}=81') == '81.0 None'
   assert parsed(f'{target}=81', f'{target}=None') == 'None None'
   assert parsed(f'{fixed}=None', variant=':official') == 'None None'
-  with_none = '--config.search.epochs=None'
+  with_none = '--config.search.learning_rate=None'
   done = command_line(*tiny_run.command('search', tmp_path, with_none)[2:])
   assert done.returncode == 2
-  assert 'search.epochs is None' in one_line(done.stderr)
+  assert 'search.learning_rate is None' in one_line(done.stderr)
 
 
 def test_help_is_readable_and_needs_no_jax():

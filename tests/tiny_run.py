@@ -8,6 +8,7 @@ Real digits at 12 px, a space of four layers, 16 steps of search and training.
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import hashlib
 import json
@@ -86,14 +87,18 @@ def config(**changes: Any) -> ConfigDict:
 def finished() -> pathlib.Path:
   """A workdir with a finished search, training and evaluation: copy, then use.
 
-  Its runs had the devices of the tests and were never interrupted.
+  Its runs had the devices of the tests and were never interrupted. One for all
+  processes of a test run: who comes second waits, and finds it complete.
   """
   from spnas_jax.config.workdir import Workdir
   from spnas_jax.stages import evaluate, search, train
 
-  workdir = Workdir(scratch() / 'finished')
-  for stage in (search, train, evaluate):
-    stage.run(config(), workdir)
+  shared = pathlib.Path(os.environ.get('TINY_RUN_SHARED') or scratch())
+  workdir = Workdir(shared / 'finished')
+  with (shared / 'lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    for stage in (search, train, evaluate):
+      stage.run(config(), workdir)
   return pathlib.Path(workdir.path)
 
 
