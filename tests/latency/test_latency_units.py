@@ -8,6 +8,7 @@ import tiny
 
 from spnas_jax.config import rules as config_rules
 from spnas_jax.config.defaults import default_config
+from spnas_jax.config.spaces import make_space
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency import benchmark_output
 from spnas_jax.latency import units as latency_units
@@ -99,11 +100,13 @@ def test_keys_without_a_shape_have_no_multiply_adds():
   ],
 )
 def test_targets_in_another_unit_say_so(factor, said):
-  space = tiny.space()
-  table = tiny.table(space)
+  config = tiny.config()
+  space = make_space(config)
+  table = tiny.table(space, config.dataset.image_size)
   _, high = table.limits(space)
+  config.search.target_ms = factor * high
   with pytest.raises(UserError, match=r'search\.target_ms is') as error:
-    SearchProblem.of(tiny.config(target_ms=factor * high), table)
+    SearchProblem.of(config, table)
   if said is None:
     assert 'looks like' not in str(error.value)
   else:
