@@ -16,8 +16,8 @@ Needs: cifar10 prepared by tfds (`tfds build cifar10 --data_dir=data`), which
 downloads 163 MB once; or the images as files in class folders
 (--config.dataset.folder=DIR with train and test in it).
 Hardware: one GPU or TPU; for `:small` two CPU cores.
-Expected: 5,850 search steps, 78,000 training steps; `:small` 1,528 and 5,730 of a
-folder. Neither has been run to its end here, so there is no accuracy to expect.
+Expected: 5,850 search steps, 78,000 training steps; `:small` 1,528 and 5,730 on
+a folder. Neither has been run to its end here, so no accuracy can be promised.
 """
 
 from ml_collections import ConfigDict
