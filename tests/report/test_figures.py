@@ -120,6 +120,8 @@ def test_pictures_of_a_real_run(workdir):
       'gates',
       'superkernels',
       'train_learning',
+      'confusion',
+      'mistakes',
     )
   ]
   assert result['figures'] == names

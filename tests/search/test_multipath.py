@@ -206,7 +206,7 @@ def test_proxyless_gates_are_binary_with_the_gradient_of_the_pair():
 
 
 def test_unknown_method():
-  with pytest.raises(ValueError, match='darts, fbnet, proxyless'):
+  with pytest.raises(ValueError, match='fbnet, darts, proxyless'):
     decide_paths('enas', SPACE, logits(), jax.random.key(0))
 
 

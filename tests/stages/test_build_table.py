@@ -190,7 +190,7 @@ def test_interruption_loses_nothing(device, tmp_path, capsys):
   device.fail_after = None
   build_table.run(c, workdir)
   assert len(device.taken) == 3 * 12
-  assert 'behind 17 of 36 samples' in capsys.readouterr().out
+  assert 'after 17 of 36 samples' in capsys.readouterr().out
   assert not (tmp_path / 'build_table/samples.json').exists()
 
 

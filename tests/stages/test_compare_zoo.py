@@ -63,7 +63,7 @@ def test_rows_are_resumed_one_by_one_and_missing_ones_say_so(
     if trained and stops:
       raise KeyboardInterrupt
     trained.append(arch.to_string())
-    return types.SimpleNamespace(ema_params={}, ema_batch_stats={})
+    return types.SimpleNamespace(averaged={})
 
   scores = {'top1': 0.5, 'top5': 0.9, 'cross_entropy': 1.0}
   monkeypatch.setattr(trained_lib, 'train_network', train)

@@ -10,6 +10,7 @@ import tiny_run
 
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
+from spnas_jax.search.search_setup import SearchProblem
 from spnas_jax.stages import random_search
 from spnas_jax.stages.random_search import draw, summary
 from spnas_jax.training import trained as trained_lib
@@ -52,8 +53,10 @@ def test_networks_are_different_and_within_the_band(band):
   """On both sides of the target, up to the band and not beyond it."""
   space = tiny.space((3, 5, 7), (2, 4, 6))
   table = tiny.table(space)
-  target = sum(table.limits(space)) / 2
-  drawn = draw(space, table, target, band, 30, np.random.default_rng(0))
+  low, high = table.limits(space)
+  target = (low + high) / 2
+  problem = SearchProblem(space, table, target, low, high)
+  drawn = draw(problem, target, band, 30, np.random.default_rng(0))
   assert len({arch.to_string() for arch in drawn}) == 30
   off = np.array([table.predict(arch) / target - 1 for arch in drawn])
   assert np.all(np.abs(off) <= band)
@@ -65,11 +68,13 @@ def test_networks_are_different_and_within_the_band(band):
 def test_the_seed_decides_which():
   space = tiny.space()
   table = tiny.table(space)
-  target = sum(table.limits(space)) / 2
+  low, high = table.limits(space)
+  target = (low + high) / 2
+  problem = SearchProblem(space, table, target, low, high)
 
   def names(seed):
     rng = np.random.default_rng(seed)
-    return [a.to_string() for a in draw(space, table, target, BAND, 8, rng)]
+    return [a.to_string() for a in draw(problem, target, BAND, 8, rng)]
 
   assert names(1) == names(1)
   assert names(1) != names(2)
@@ -150,7 +155,7 @@ def test_goes_on_where_it_was_stopped(workdir, monkeypatch):
     if len(trained) == 2 and stops:
       raise KeyboardInterrupt
     trained.append(arch.to_string())
-    return types.SimpleNamespace(ema_params={}, ema_batch_stats={})
+    return types.SimpleNamespace(averaged={})
 
   def score(*args):
     return {'top1': len(trained) / 10, 'num_examples': 50}
