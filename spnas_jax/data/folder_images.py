@@ -16,18 +16,13 @@ import io
 import os
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from spnas_jax.core import tensorflow_setup
-from spnas_jax.data import image_decoding
+from spnas_jax.data import image_decoding, pictures
 
 tf = tensorflow_setup.load_tensorflow()
 
-# Formats that are pictures, without those that Pillow calls other programs for.
-_FORMATS = (
-  *('AVIF', 'BMP', 'GIF', 'JPEG', 'JPEG2000', 'PNG', 'PPM', 'TIFF', 'WEBP'),
-)
 # By Pillow's format, the modes in which TensorFlow decodes it as Pillow does.
 # MPO is a JPEG that carries more pictures behind it.
 _STORED_AS_IT_IS = {
@@ -69,7 +64,7 @@ def look_at(data: bytes, shrink_to: int) -> Facts:
   """
   digest = hashlib.sha256(data).hexdigest()
   try:
-    image = Image.open(io.BytesIO(data), formats=_formats())
+    image = pictures.opened(data)
   except UnidentifiedImageError:
     return Facts(digest, _what_it_is(data), recognised=False)
   except Exception as error:  # Damaged files make Pillow raise anything.
@@ -96,17 +91,10 @@ def stored(data: bytes, facts: Facts, shrink_to: int) -> bytes:
   """
   if not facts.converted:
     return data
-  image = Image.open(io.BytesIO(data), formats=_formats())
+  image = pictures.opened(data)
   file = io.BytesIO()
   _seen(image, facts.grey, shrink_to).save(file, 'PNG')
   return file.getvalue()
-
-
-@functools.cache
-def _formats() -> tuple[str, ...]:
-  """Those that this Pillow was built with."""
-  Image.init()
-  return tuple(name for name in _FORMATS if name in Image.OPEN)
 
 
 def _needs_pillow(image: Image.Image, shrink_to: int) -> bool:
@@ -139,29 +127,12 @@ def _decode(data: Any) -> Any:
 
 def _seen(image: Image.Image, grey: bool, shrink_to: int) -> Image.Image:
   """Decodes a picture as a viewer shows it, to mode 'L' or 'RGB'."""
-  image = ImageOps.exif_transpose(image)
-  if image.mode.startswith('I'):
-    image = _eight_bits(image)
-  elif image.mode == 'F':
-    raise ValueError('the range of its fractional pixels is not known')
-  if image.has_transparency_data:
-    image = image.convert('RGBA')
-    white = Image.new('RGBA', image.size, 'white')
-    image = Image.alpha_composite(white, image)
-  image = image.convert('L' if grey else 'RGB')
+  image = pictures.seen(image, 'L' if grey else 'RGB')
   short = min(image.size)
   if shrink_to and short > shrink_to:
     width, height = (round(side * shrink_to / short) for side in image.size)
     image = image.resize((width, height), Image.Resampling.LANCZOS)
   return image
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-  """The upper 8 of 16 bits, as TensorFlow reads a PNG."""
-  pixels = np.asarray(image)
-  if pixels.min() < 0 or pixels.max() >= 1 << 16:
-    raise ValueError('it has more than 16 bits a pixel')
-  return Image.fromarray((pixels.astype(np.int64) >> 8).astype(np.uint8))
 
 
 def _what_it_is(data: bytes) -> str:

@@ -3,32 +3,20 @@ TensorFlow.
 
 A file is shown the way viewers show it (first picture, turned upright, on
 white) and resized by the rules of `data/preprocessing.py`: no smoothing where
-an image shrinks, which is TensorFlow's default and not Pillow's. Of the same
-pixels both make the same image, up to one level in one of some 10,000 values;
-Pillow's own resizing was up to 168 levels away. Pixels of a JPEG differ by a
-level on average and by up to 18: the data pipeline decodes with libjpeg's fast
-cosine transform, Pillow and phones with the accurate one.
+an image shrinks, which is TensorFlow's default and not Pillow's. Both make the
+same image, up to one level in one of some 10,000 values; Pillow's own resizing
+was up to 168 levels away.
 """
 
 from __future__ import annotations
 
-import io
 import warnings
 
 import numpy as np
-from PIL import Image
+from PIL import UnidentifiedImageError
 
-# EXIF tag 0x0112 says how the camera was held; 1 is upright.
-_ORIENTATION = 0x0112
-_TURNS = {
-  2: Image.Transpose.FLIP_LEFT_RIGHT,
-  3: Image.Transpose.ROTATE_180,
-  4: Image.Transpose.FLIP_TOP_BOTTOM,
-  5: Image.Transpose.TRANSPOSE,
-  6: Image.Transpose.ROTATE_270,
-  7: Image.Transpose.TRANSVERSE,
-  8: Image.Transpose.ROTATE_90,
-}
+from spnas_jax.data import pictures
+
 _MODES = {1: 'L', 3: 'RGB'}  # By channels.
 # Neighbours that have a part in a pixel, from the one before it on.
 _REACH = {'bilinear': (0, 2), 'bicubic': (-1, 3)}
@@ -56,23 +44,18 @@ def read(file: bytes, channels: int) -> np.ndarray:
     with warnings.catch_warnings():
       # Of files that are odd but readable.
       warnings.simplefilter('ignore')
-      image: Image.Image = Image.open(io.BytesIO(file))
-      if (
-        channels == 1
-      ):  # Of a JPEG the grey that it stores, as TensorFlow does.
+      image = pictures.opened(file)
+      if channels == 1:
+        # Of a JPEG the grey that it stores, as TensorFlow does.
         image.draft(mode, image.size)
-      image.load()
-      turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
-      image = _to_mode(image, mode)
-  except Image.UnidentifiedImageError as e:
+      image = pictures.seen(image, mode)
+  except UnidentifiedImageError as e:
     raise ValueError('not an image of a known format') from e
   # Decoders raise what they like about damaged files: OSError, SyntaxError,
   # struct.error, ...
   except Exception as e:
     reason = ' '.join(str(e).split()) or type(e).__name__
     raise ValueError(reason[:200]) from e
-  if turn is not None:
-    image = image.transpose(turn)
   return np.asarray(image).reshape(image.height, image.width, channels)
 
 
@@ -138,18 +121,3 @@ def _taps(
   weights = weights * ((places >= 0) & (places < old))
   weights /= weights.sum(0)
   return places.clip(0, old - 1), weights.astype(np.float32)
-
-
-def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-  """In grey or RGB of 8 bits, on white."""
-  if image.mode == 'F':
-    raise ValueError('its pixels are real numbers of unknown range')
-  if image.mode.startswith('I'):  # 16 bits, which older formats keep in 32.
-    image = Image.fromarray(
-      (np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8)
-    )
-  if image.has_transparency_data:
-    above = image.convert('RGBA')
-    white = Image.new('RGBA', image.size, 'white')
-    image = Image.alpha_composite(white, above)
-  return image.convert(mode)

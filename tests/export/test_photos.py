@@ -120,7 +120,7 @@ def test_what_cannot_be_read_says_why(pictures):
     (b'', 'not an image'),
     (b'some text', 'not an image'),
     (whole[: len(whole) // 2], 'truncated'),
-    (save(square('F', 0.5), 'TIFF'), 'real numbers'),
+    (save(square('F', 0.5), 'TIFF'), 'fractional pixels'),
   ):
     with pytest.raises(ValueError, match=reason):
       photos.read(file, 3)
