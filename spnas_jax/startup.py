@@ -25,6 +25,8 @@ def start(config: ConfigDict, workdir: str) -> tuple[ConfigDict, Workdir]:
     UserError: a key or a value is not allowed, or the workdir cannot be used.
   """
   default = config_lib.default_config()
+  # A run fills in what the data say; the caller's stays as it is.
+  config = config.copy_and_resolve_references()
   # What is wrong is said before JAX starts, whatever the data choose.
   likely = automatic.with_values(config, lambda key: rules.get(default, key))
   check_values(likely, default)

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import tiny_run
 from PIL import Image
 from refusals import refused
 
+import spnas_jax
 from configs import image_folder
 from spnas_jax import startup
 from spnas_jax.config import automatic
@@ -71,3 +73,13 @@ def test_without_data_there_are_defaults_for_stages_that_read_none():
   config = automatic.fill(image_folder.get_config(), default_config())
   assert not automatic.unset(config)
   assert config.dataset.image_size == default_config().dataset.image_size
+
+
+def test_a_run_leaves_the_callers_configuration_as_it_is(tmp_path):
+  """It fills in what the data and the workdir say: the next run's differ."""
+  config = tiny_run.config(latency_table='measure')
+  before = config.to_json()
+  spnas_jax.run('zoo', config, str(tmp_path))
+  used, _ = startup.start(config, str(tmp_path))
+  used.latency_table = 'own.json'
+  assert config.to_json() == before
