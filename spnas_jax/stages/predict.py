@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,6 +21,7 @@ from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.remote import as_path, reaching
+from spnas_jax.data.folder_words import natural_order
 from spnas_jax.export import metadata_reader, photos, tflite
 from spnas_jax.export.network import FILES
 
@@ -111,17 +111,7 @@ def find_photos(where: str) -> list[epath.Path]:
     raise UserError(
       f'predict.images is {where!r}, must be an image or a folder that has some'
     )
-  return sorted(paths, key=natural_order)
-
-
-def natural_order(path: epath.Path) -> tuple[Any, ...]:
-  """Sorts numbers in names by value: 2.jpg before 10.jpg."""
-  # Texts and numbers take turns, so only like is compared with like.
-  parts = tuple(
-    [int(w) if i % 2 else w for i, w in enumerate(re.split(r'(\d+)', part))]
-    for part in path.parts
-  )
-  return parts, str(path)
+  return sorted(paths, key=lambda path: natural_order(str(path)))
 
 
 def read_model(

@@ -21,7 +21,7 @@ import pathlib
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from sklearn.datasets import load_sample_images
 from spnas_jax.core import tensorflow_setup
 from spnas_jax.data import datasets, input_pipeline
 from spnas_jax.latency.devices import load_average
+from tests.benchmarks.bench_input import measure
 
 SIZE, BATCH = 128, 32
 MEAN, STD = 0.45, 0.25
@@ -75,21 +76,6 @@ def usual_batches(folder: pathlib.Path) -> Iterator[Any]:
   return batches.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
 
 
-def rate(start: Callable[[], Iterator[Any]], batches: int) -> tuple[float, ...]:
-  """Images per second, and per second of processor time, after two batches."""
-  iterator = start()
-  for _ in range(2):
-    next(iterator)
-  wall, cpu = time.perf_counter(), time.process_time()
-  for _ in range(batches):
-    next(iterator)
-  images = batches * BATCH
-  return (
-    images / (time.perf_counter() - wall),
-    images / (time.process_time() - cpu),
-  )
-
-
 def main() -> None:
   """Measures and prints."""
   parser = argparse.ArgumentParser(
@@ -100,9 +86,10 @@ def main() -> None:
   args = parser.parse_args()
   with tempfile.TemporaryDirectory() as name:
     root = pathlib.Path(name)
-    write_folder(root / 'photos', args.images)
+    photos = root / 'photos'
+    write_folder(photos, args.images)
     config = datasets.default_config()
-    config.update(folder=str(root / 'photos'), data_dir=str(root / 'data'))
+    config.update(folder=str(photos), data_dir=str(root / 'data'))
     config.update(image_size=SIZE, augment='crop_flip', crop_padding=4)
     config.update(cache=False, mean=(MEAN,), std=(STD,))
     start = time.perf_counter()
@@ -112,8 +99,8 @@ def main() -> None:
     rows = []
     load = load_average()
     for _ in range(args.rounds):
-      ours = rate(lambda: our_batches(config), batches)
-      usual = rate(lambda: usual_batches(root / 'photos'), batches)
+      ours = measure(lambda: our_batches(config), batches, BATCH)
+      usual = measure(lambda: usual_batches(photos), batches, BATCH)
       rows.append((*ours, *usual))
   median = [statistics.median(column) for column in zip(*rows, strict=True)]
   print(

@@ -129,7 +129,7 @@ def test_rematerialisation_reaches_the_networks_of_its_own_section(tmp_path):
 # --- ImageNet -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize('variant', ['', 'official', 'paper'])
+@pytest.mark.parametrize('variant', ['official', 'paper'])
 def test_imagenet_is_the_authors_macro_architecture(variant, tmp_path):
   assert make_space(get(IMAGENET, variant, tmp_path)) == imagenet_space()
 

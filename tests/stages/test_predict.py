@@ -1,7 +1,6 @@
 """Predicting: what an exported file alone makes of a folder of files."""
 
 import csv
-import pathlib
 
 import numpy as np
 import pytest
@@ -173,11 +172,14 @@ def test_says_what_the_network_says_in_jax(tmp_path, monkeypatch):
     np.testing.assert_allclose(row['confidences'], values[order], rtol=1e-3)
 
 
-def test_numbers_in_names_are_numbers():
-  """Also where a folder and a file differ in nothing but leading zeros."""
+def test_photos_come_in_natural_order(tmp_path):
+  """Numbers in names are numbers, also where only leading zeros differ."""
   names = ['b/1.jpg', 'a10', 'a2/9.jpg', 'a2/10.jpg', 'a02', 'a', '7', '11']
-  paths = sorted(map(pathlib.Path, names), key=predict.natural_order)
-  assert [str(p) for p in paths] == [
+  for name in names:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+  found = predict.find_photos(str(tmp_path))
+  assert [str(path.relative_to(tmp_path)) for path in found] == [
     '7', '11', 'a', 'a02', 'a2/9.jpg', 'a2/10.jpg', 'a10', 'b/1.jpg',
   ]  # fmt: skip
 
