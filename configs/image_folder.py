@@ -1,7 +1,7 @@
 """Your own pictures: a folder and milliseconds in, a file for an app out.
 
   python main.py --config=configs/image_folder.py --workdir=runs/photos \
-    --config.dataset.folder=photos --config.search.target_ms=1.5
+    --config.dataset.folder=photos
 
 The folder has one folder of pictures per class (photos/cat/1.jpg, ...), or
 train, val and test with such folders in them, or is a table: a .csv file with
@@ -9,9 +9,10 @@ the columns filename, label and maybe split. JPEG, PNG, BMP, GIF and WebP of any
 size and colour.
 
 First this machine is timed (or, with --config.device=adb, a phone), then comes
-the search for the target, training, scores on the test images, and a labelled
-.tflite file in three precisions. Without a target it aims half-way between the
-fastest and the slowest network. Afterwards, for a photo that is new:
+the search, training, scores on the test images, and a labelled .tflite file in
+three precisions. It aims half-way between the fastest and the slowest network,
+whose milliseconds it prints; --config.search.target_ms aims elsewhere between
+them. Afterwards, for a photo that is new:
 
   python main.py --stage=predict --config=configs/image_folder.py \
     --workdir=runs/photos --config.predict.images=new.jpg
