@@ -104,6 +104,9 @@ def _recipe() -> ConfigDict:
   c.weight_decay = 1e-5
   # Probability mass spread over all classes, fraction.
   c.label_smoothing = 0.1
+  # 'loss': every class counts as much as any other in the loss, however many
+  # images it has; '' = every image counts the same.
+  c.class_balance = ''
   # Share of pooled features dropped before the classifier, fraction.
   c.dropout = 0.0
   # Largest decay of the moving average of weights and batch statistics.
@@ -211,9 +214,6 @@ def _train() -> ConfigDict:
   # learning rate of everything but the classifier.
   c.freeze_epochs = 0.0
   c.backbone_rate = 1.0
-  # 'loss': every class counts as much as any other in the loss, however many
-  # images it has; '' = every image counts the same.
-  c.class_balance = ''
   return c
 
 

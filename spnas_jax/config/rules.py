@@ -110,6 +110,7 @@ GATES = ('sampled', 'official', 'paper')
 _RECIPE_CHOICES = {
   'optimizer': ('rmsprop', 'sgd', 'adamw'),
   'schedule': ('cosine', 'exponential', 'constant'),
+  'class_balance': ('', 'loss'),
   'dtype': ('float32', 'bfloat16'),
 }
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -121,7 +122,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
   'search.gates': GATES,
   'search.runtime_form': ('', *RUNTIME_FORMS),
   'search.gate_samples': ('shared', 'per_device'),
-  'train.class_balance': ('', 'loss'),
   'evaluate.split': ('test', 'validation'),
   'export.output': ('logits', 'probabilities'),
   'export.integers': ('uint8', 'int8'),

@@ -27,7 +27,11 @@ from spnas_jax.search.projection import project
 from spnas_jax.search.runtime import RuntimeModel
 from spnas_jax.search.search_step import Search
 from spnas_jax.training.checkpoint import Checkpoints
-from spnas_jax.training.run_setup import init_variables, length_of
+from spnas_jax.training.run_setup import (
+  class_weights_of,
+  init_variables,
+  length_of,
+)
 from spnas_jax.training.schedules import Phases, learning_rate_schedule
 from spnas_jax.training.train_state import TrainState
 from spnas_jax.training.transfer import (
@@ -222,6 +226,7 @@ def make_search(config: ConfigDict, problem: SearchProblem) -> Search:
     ),
     recipe=c,
     seed=config.seed,
+    class_weights=class_weights_of(config, 'search'),
   )
 
 

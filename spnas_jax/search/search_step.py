@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array, lax
 
@@ -44,6 +45,7 @@ class Search:
     learning_rate: of the weights, by step.
     recipe: config section `search`.
     seed: of gates and dropout.
+    class_weights: see `cross_entropy`.
   """
 
   supernet: SuperNet
@@ -54,6 +56,7 @@ class Search:
   learning_rate: optax.Schedule
   recipe: Any
   seed: int
+  class_weights: np.ndarray | None = None
 
   def optimizer(self) -> optax.GradientTransformation:
     """Weights by the recipe; thresholds likewise or, sampled, by Adam."""
@@ -166,7 +169,12 @@ class Search:
       dropout_mask=mask,
       mutable=['batch_stats'],
     )
-    ce = cross_entropy(logits, batch['label'], self.recipe.label_smoothing)
+    ce = cross_entropy(
+      logits,
+      batch['label'],
+      self.recipe.label_smoothing,
+      self.class_weights,
+    )
     terms = objective(
       ce,
       runtime_ms,

@@ -80,6 +80,8 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
   # A search by evolution has no thresholds to train; all here are by gradient.
   config = config.copy_and_resolve_references()
   config.search.method = 'gradient'
+  # The other methods' losses count every image the same.
+  config.search.class_balance = ''
   problem = SearchProblem.of(config)
   return Task(
     inputs,

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from spnas_jax.config.spaces import dataset_facts
@@ -13,6 +14,8 @@ from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS, check_divisible
 from spnas_jax.data import augmentation, datasets, input_pipeline
+from spnas_jax.data.class_counts import class_counts
+from spnas_jax.training.objective import class_weights
 from spnas_jax.training.schedules import Length, run_length
 
 MAX_STEPS = 2**31 - 1
@@ -38,6 +41,17 @@ def length_of(config: ConfigDict, section: str) -> Length:
   return run_length(
     recipe, dataset_facts(config).steps_per_epoch(recipe.batch_size)
   )
+
+
+def class_weights_of(config: ConfigDict, section: str) -> np.ndarray | None:
+  """What an example of each class counts in the loss of a recipe.
+
+  Returns:
+    float32 [classes], see `class_weights`; None = all count the same.
+  """
+  if not config[section].class_balance:
+    return None
+  return class_weights(class_counts(config.dataset))
 
 
 def check_batch(section: str, batch_size: int, key: str = 'batch_size') -> None:

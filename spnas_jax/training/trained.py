@@ -7,7 +7,6 @@ import time
 from typing import Any
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from spnas_jax.config.defaults import default_config
@@ -16,17 +15,16 @@ from spnas_jax.config.workdir import Workdir, fingerprint
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS, pmap_step, replicate
-from spnas_jax.data.class_counts import class_counts
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.networks.architecture import Architecture, num_params
 from spnas_jax.training.batch_norm import estimate_batch_stats
 from spnas_jax.training.checkpoint import Checkpoints
 from spnas_jax.training.loop import run_steps, take
-from spnas_jax.training.objective import class_weights
 from spnas_jax.training.optimizer import train_optimizer, weight_optimizer
 from spnas_jax.training.run_setup import (
   check_batch,
+  class_weights_of,
   device_batches,
   init_variables,
   length_of,
@@ -95,7 +93,7 @@ def train_network(
       model, config.dataset.image_size, arch.input_channels, seed
     )
   step = make_train_step(
-    model, optimizer, schedule, recipe, seed, _class_weights(config)
+    model, optimizer, schedule, recipe, seed, class_weights_of(config, 'train')
   )
 
   def finish(state: TrainState) -> TrainState:
@@ -119,13 +117,6 @@ def train_network(
     describe=describe,
     finish=finish,
   )
-
-
-def _class_weights(config: ConfigDict) -> np.ndarray | None:
-  """Weights of the classes' examples; None = all count the same."""
-  if not config.train.class_balance:
-    return None
-  return class_weights(class_counts(config.dataset))
 
 
 def _statistics(

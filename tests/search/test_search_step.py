@@ -1,11 +1,14 @@
 """The search step: devices, phases, compilation, donation, precision."""
 
+import dataclasses
 import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from tiny_search import (
+  BATCH,
   SMALL,
   SMALL_TABLE,
   as_one_device,
@@ -13,6 +16,7 @@ from tiny_search import (
   assert_same_states,
   batches,
   compilations,
+  initial,
   make_search,
   state_of,
 )
@@ -246,3 +250,32 @@ def test_bfloat16_search_keeps_its_state_in_float32():
   for leaf in jax.tree.leaves((state.ema_params, state.opt_state)):
     assert leaf.dtype in (jnp.float32, jnp.int32)
   assert np.all(np.asarray(metrics['threshold_gradient']) != 0)
+
+
+def test_balanced_classes_weigh_the_cross_entropy():
+  """Each image's loss is times its class's weight: 3 for all of them is 3 times
+  the mean, and classes of weight 0 leave the images of the others."""
+  search = make_search(target_ms=1.0)
+  params, stats = initial()['params'], initial()['batch_stats']
+  batch = jax.tree.map(lambda x: jnp.asarray(x[0]), batches(1, 1)[0])
+  labels = np.asarray(batch['label'])
+  ones = np.ones(SMALL.num_classes, np.float32)
+
+  def cross_entropy(weights):
+    weighted = dataclasses.replace(search, class_weights=weights)
+
+    def loss(params):
+      terms, *_ = weighted.loss(
+        params, stats, batch, jnp.int32(0), ControllerState.create()
+      )[1]
+      return terms.cross_entropy
+
+    return as_one_device(loss)(params).item()
+
+  plain = cross_entropy(None)
+  # Float32 means of eight losses near 2.
+  assert cross_entropy(3 * ones) == pytest.approx(3 * plain, rel=1e-5)
+  first = (np.arange(SMALL.num_classes) == labels[0]).astype(np.float32)
+  assert 0 < (labels == labels[0]).sum() < BATCH
+  parts = cross_entropy(first) + cross_entropy(ones - first)
+  assert parts == pytest.approx(plain, rel=1e-5)

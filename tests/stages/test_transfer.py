@@ -26,7 +26,7 @@ from spnas_jax.search.search_setup import (
   search_inputs,
 )
 from spnas_jax.stages import evaluate, search, train
-from spnas_jax.training import trained
+from spnas_jax.training import run_setup
 from spnas_jax.training.history import History
 from spnas_jax.training.trained import load_trained
 
@@ -215,13 +215,13 @@ def test_balanced_classes_weigh_what_the_labels_say(
     train.run(config, Workdir(folder))
     return History(Workdir(folder), 'train').arrays()['cross_entropy']
 
-  counts = trained.class_counts
+  counts = run_setup.class_counts
 
   def noted(dataset_config):
     seen.append(counts(dataset_config))
     return seen[-1]
 
-  monkeypatch.setattr(trained, 'class_counts', noted)
+  monkeypatch.setattr(run_setup, 'class_counts', noted)
   plain = losses('', tmp_path / 'plain')
   assert not seen
   balanced = losses('loss', tmp_path / 'balanced')

@@ -24,15 +24,19 @@ THREE_STAGES = (
 )
 
 
-def run_together(command) -> list[tuple[int, str, str]]:
-  """The command in two processes; their (exit code, stdout, stderr)."""
+def run_together(command, devices=2) -> list[tuple[int, str, str]]:
+  """The command in two processes of `devices` each.
+
+  Returns:
+    Their (exit code, stdout, stderr).
+  """
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
   processes = [
     tiny_run.start(
       command,
-      devices=2,
+      devices=devices,
       JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{port}',
       JAX_NUM_PROCESSES='2',
       JAX_PROCESS_ID=str(i),
