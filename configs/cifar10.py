@@ -10,13 +10,13 @@ target is half-way between the fastest and the slowest network unless you set
 89 M multiply-adds.
 
   :small  What two idle CPU cores do in an hour: nine layers, 4 to 24 M
-          multiply-adds, 4 epochs of search, 15 of training.
+          multiply-adds, 4 epochs of search, 8 of training.
 
 Needs: cifar10 prepared by tfds (`tfds build cifar10 --data_dir=data`), which
 downloads 163 MB once; or the images as files in class folders
 (--config.dataset.folder=DIR with train and test in it).
 Hardware: one GPU or TPU; for `:small` two CPU cores.
-Expected: 5,850 search steps, 78,000 training steps; `:small` 1,528 and 5,730 on
+Expected: 5,850 search steps, 78,000 training steps; `:small` 1,528 and 3,056 on
 a folder. Neither has been run to its end here, so no accuracy can be promised.
 """
 
@@ -88,7 +88,7 @@ def _small(config: ConfigDict) -> None:
   config.search.lr_warmup_epochs = 0.2
   config.search.checkpoint_epochs = 0.5
 
-  config.train.epochs = 15.0
+  config.train.epochs = 8.0
   config.train.batch_size = 128
   config.train.lr_warmup_epochs = 0.5
   config.train.checkpoint_epochs = 1.0

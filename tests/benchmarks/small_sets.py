@@ -1,14 +1,16 @@
-"""Weights of five classes for five others: does it pay, and when?
+"""What helps where there are few pictures: others' weights, or augmentation?
 
-  python -m tests.benchmarks.transfer --folder=data/cifar10_jpeg [--runs=FOLDER]
+  python -m tests.benchmarks.small_sets --folder=data/cifar10_jpeg
 
 CIFAR-10 as JPEG files in class folders (lossy: not CIFAR-10 proper). One
 network is trained on all images of five classes. Then it is trained for the
 five others with 50 and with 500 images a class: from scratch, from those
-weights, and from those weights with the classifier alone first and a slower
-backbone after. Every row has the same number of steps and three seeds; all of
-the five classes' test images are scored. Rows are workdirs of main.py, so an
-interrupted run goes on. Writes `results/transfer.json`.
+weights, from those weights with the classifier alone first and a slower
+backbone after; and from scratch with RandAugment, mixup or random erasing
+on top of the crops and mirror images that all rows have. Every row has the same
+number of steps and three seeds; all of the five classes' test images are
+scored. Rows are workdirs of main.py, so an interrupted run goes on. Writes
+`results/small_sets.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import statistics
 from tests.benchmarks.stages import ROOT, run_stage
 
 CONFIG = 'configs/cifar10.py:small'
-RESULT = ROOT / 'tests/benchmarks/results/transfer.json'
+RESULT = ROOT / 'tests/benchmarks/results/small_sets.json'
 # Both halves have animals and vehicles.
 FIRST = ('airplane', 'bird', 'cat', 'ship', 'dog')
 OTHERS = ('automobile', 'deer', 'frog', 'horse', 'truck')
@@ -32,10 +34,10 @@ NETWORK = (
   'stem_k3_s1_i3_c16 ir_r1_k5_s2_e6_c24 ir_r1_k3_s1_e3_c24 '
   'ir_r1_k5_s2_e6_c40 ir_r1_k3_s1_e3_c40 ir_r1_k5_s1_e6_c64 head_c256 fc_c5'
 )
-BASE_EPOCHS = 10
-STEPS = 600
+BASE_EPOCHS = 6
+STEPS = 400
 BATCH = 50
-STARTS: dict[str, tuple[str, ...]] = {
+ARMS: dict[str, tuple[str, ...]] = {
   'scratch': (),
   'weights': ('--config.train.init={base}',),
   'frozen first': (
@@ -43,6 +45,12 @@ STARTS: dict[str, tuple[str, ...]] = {
     '--config.train.freeze_epochs={freeze}',
     '--config.train.backbone_rate=0.3',
   ),
+  'rand_augment': (
+    '--config.dataset.randaugment_operations=1',
+    '--config.dataset.randaugment_magnitude=5.0',
+  ),
+  'mixup': ('--config.train.mixup=0.2',),
+  'erasing': ('--config.train.random_erasing=0.25',),
 }
 SEEDS = (0, 1, 2)
 
@@ -91,7 +99,7 @@ def main() -> None:
   )
   parser.add_argument('--folder', type=pathlib.Path, required=True)
   parser.add_argument(
-    '--runs', type=pathlib.Path, default=ROOT / 'runs/transfer'
+    '--runs', type=pathlib.Path, default=ROOT / 'runs/small_sets'
   )
   args = parser.parse_args()
   folder, runs = args.folder.resolve(), args.runs.resolve()
@@ -116,7 +124,7 @@ def main() -> None:
   }
   for count in (50, 500):
     epochs = STEPS * BATCH / (count * len(OTHERS))
-    for name, options in STARTS.items():
+    for name, options in ARMS.items():
       top1 = []
       for seed in SEEDS:
         own = [
@@ -135,7 +143,7 @@ def main() -> None:
         top1.append(scores['top1'])
       row = {
         'images_per_class': count,
-        'start': name,
+        'arm': name,
         'top1': top1,
         'mean_top1': statistics.mean(top1),
         'std_top1': statistics.stdev(top1),
