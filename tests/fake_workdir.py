@@ -131,6 +131,28 @@ def fill(config, path):
       'seconds': 83.0,
       'cost_epochs': 30.0,
       'warnings': ['Raise search.epochs.'],
+      'decisions': [
+        {
+          'layer': gate.layer,
+          'decision': f'{gate.kind} {gate.rank}',
+          'worth': 0.01 - 0.001 * i,
+          'error': 0.002,
+          'ms': 0.001 * i,
+          'taken': i < 4,
+        }
+        for i, gate in enumerate(space.gates)
+      ],
+      'supernet_top1': 0.8,
+      'curve': [
+        {
+          'name': f'{share * ms:.4g}ms',
+          'target_ms': share * ms,
+          'predicted_ms': 0.99 * share * ms,
+          'architecture': arch.to_string(),
+          'supernet_top1': 0.5 + 0.3 * share,
+        }
+        for share in (0.5, 1.0)
+      ],
       'evolution': {
         'best': {'predicted_ms': ms, 'supernet_top1': 0.9},
         'front': [{'predicted_ms': ms, 'supernet_top1': 0.9}],

@@ -21,8 +21,9 @@ def default_config() -> ConfigDict:
   # For everything random: initialisation, gates, dropout, shuffling, sampling.
   config.seed = 0
   # What `train` trains: a zoo name (NAME:torch pads and norms as PyTorch does),
-  # the path of an architecture.json, or a block string; '' = the workdir's
-  # architecture.json, which `search` leaves.
+  # the path of an architecture.json, a block string, or curve:NAME, a point of
+  # the workdir's curve; '' = the workdir's architecture.json, which `search`
+  # leaves.
   config.architecture = ''
   # Path of the latency table (JSON), or 'measure': before the first stage that
   # needs one, build_table times `device` and leaves one in the workdir.
@@ -135,7 +136,8 @@ def _recipe() -> ConfigDict:
 def _search() -> ConfigDict:
   c = _recipe()
   # 'gradient': thresholds are trained with the weights. 'evolution': networks
-  # are bred by their scores inside a trained supernet.
+  # are bred by their scores inside a trained supernet. 'worth': what each
+  # decision is worth is fitted to the scores of random networks inside one.
   c.method = 'gradient'
   # Workdir of a finished search of the same space, but for the classes, whose
   # supernet this one starts from; '' = from scratch. Thresholds start anew, and
@@ -178,8 +180,16 @@ def _search() -> ConfigDict:
   )
   # The found network's latency lies in [(1 - slack) target, target], fraction.
   c.slack = 0.02
-  # method 'evolution': workdir of a finished search whose supernet is used
-  # ('' = train one here, all epochs in warm-up); networks per generation;
+  # method 'worth', more networks from the same supernet: their targets, ms; or
+  # how many, evenly spread over the space's latencies, the slowest network the
+  # last of them; () and 0 = no more.
+  c.targets_ms = ()
+  c.curve_points = 0
+  # method 'worth': random networks that are scored; images per score.
+  c.worth = ConfigDict({'networks': 150, 'images': 1000})
+  # methods 'evolution' and 'worth': workdir of a finished search whose supernet
+  # is used ('' = train one here, all epochs in warm-up).
+  # method 'evolution': networks per generation;
   # generations; probability that a layer is drawn again; images per score;
   # latencies, besides the target, at which the Pareto front is searched.
   c.evolution = ConfigDict(

@@ -21,7 +21,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from spnas_jax.config.spaces import dataset_facts
-from spnas_jax.config.workdir import Workdir
+from spnas_jax.config.workdir import Workdir, curve_file
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.remote import as_path, reaching
 from spnas_jax.networks import zoo
@@ -29,7 +29,8 @@ from spnas_jax.networks.architecture import Architecture
 
 
 def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
-  """`config.architecture`: zoo name, path, block string or '' = the workdir's.
+  """`config.architecture`: zoo name, path, block string, 'curve:NAME' for a
+  point of the workdir's curve, or '' = the network that its search found.
 
   Raises:
     UserError: it is none of these, or the file cannot be used.
@@ -46,7 +47,14 @@ def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
     )
     return under_config(config, arch)
   path = workdir / 'architecture.json'
-  if value:
+  if name == 'curve':
+    path = workdir / curve_file(zoo_style)
+    if not path.exists():
+      raise UserError(
+        f'architecture is {value!r}, allowed: curve: and the name of a point '
+        f"of this workdir's curve ({_points(workdir)})"
+      )
+  elif value:
     path = as_path('architecture', value)
   with reaching('architecture', path):
     there = path.exists()
@@ -54,10 +62,17 @@ def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
     raise UserError(
       f'architecture is {value!r}, allowed: a zoo name '
       f'({", ".join(zoo.names())}), one followed by :torch, the path of an '
-      "architecture.json, a block string, or '' after --stage=search "
+      'architecture.json, a block string, curve:NAME for a point of a '
+      "curve, or '' after --stage=search "
       f'({path} does not exist)'
     )
   return under_config(config, read_architecture(path))
+
+
+def _points(workdir: Workdir) -> str:
+  """Names of the curve's points, or that there are none."""
+  curve = workdir.results().get('search', {}).get('curve', ())
+  return ', '.join(p['name'] for p in curve) or 'it has none'
 
 
 def read_architecture(path: epath.Path) -> Architecture:

@@ -66,6 +66,9 @@ RANGES: dict[str, tuple[float, float]] = {
   'search.evolution.mutation': (0, 1),
   'search.evolution.images': (1, MAX_INT),
   'search.evolution.front_points': (0, 1000),
+  'search.curve_points': (0, 1000),
+  'search.worth.networks': (3, MANY),
+  'search.worth.images': (1, MAX_INT),
   'ablate.contexts': (1, MANY),
   'ablate.images': (1, MAX_INT),
   'ablate.num_networks': (2, MANY),
@@ -103,6 +106,8 @@ TRAIN_INIT = (
   "'scratch', 'inherit', the path of an .npz file, a workdir with a finished "
   'training'
 )
+# Methods that decide after a supernet was trained, which may be another's.
+SHARED_SUPERNET = ('evolution', 'worth')
 MULTI_PATH = ('fbnet', 'darts', 'proxyless')
 ABLATE_PARTS = ('kernels', 'gates', 'ranking')
 RUNTIME_FORMS = ('exact', 'factorised')
@@ -118,7 +123,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
   **{f'train.{k}': v for k, v in _RECIPE_CHOICES.items()},
   'device': ('host', 'adb'),
   'space.activation': ACTIVATIONS,
-  'search.method': ('gradient', 'evolution'),
+  'search.method': ('gradient', *SHARED_SUPERNET),
   'search.gates': GATES,
   'search.runtime_form': ('', *RUNTIME_FORMS),
   'search.gate_samples': ('shared', 'per_device'),
@@ -220,10 +225,21 @@ def _check_search(c: ConfigDict) -> None:
     )
 
   supernet = c.evolution.supernet
-  if c.init and c.method == 'evolution' and supernet:
+  if c.init and c.method in SHARED_SUPERNET and supernet:
     raise UserError(
       f"search.init is {c.init!r}, allowed: '' where "
       f'search.evolution.supernet is set ({supernet!r}): no supernet is trained'
+    )
+  for key in ('targets_ms', 'curve_points'):
+    if c[key] and c.method != 'worth':
+      raise UserError(
+        f'search.{key} is {c[key]}, allowed with search.method worth only, '
+        'whose supernet serves more than one target'
+      )
+  if c.targets_ms and c.curve_points:
+    raise UserError(
+      f'search.targets_ms is {tuple(c.targets_ms)} and search.curve_points is '
+      f'{c.curve_points}, allowed: one of them'
     )
 
 

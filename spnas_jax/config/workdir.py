@@ -279,6 +279,16 @@ def fingerprint(inputs: dict[str, Any]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def curve_name(target_ms: float) -> str:
+  """Name of a curve's point, as in '0.35ms'."""
+  return f'{target_ms:.4g}ms'
+
+
+def curve_file(name: str) -> str:
+  """Where a workdir keeps the network of a curve's point."""
+  return f'search/curve/{name}.json'
+
+
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
   """'search.epochs: 3 there, 5 here' for the first few keys that differ.
 

@@ -6,7 +6,13 @@ from collections.abc import Callable, Iterator
 
 from matplotlib.figure import Figure
 
-from spnas_jax.report import figures, mistake_figures, mistakes, network_figures
+from spnas_jax.report import (
+  decision_figures,
+  figures,
+  mistake_figures,
+  mistakes,
+  network_figures,
+)
 from spnas_jax.report import findings as report_data
 from spnas_jax.report.findings import Findings
 from spnas_jax.report.numbers import numbers
@@ -155,6 +161,16 @@ def _decisions(found: Findings) -> Section:
         steps, logits, report_data.gate_rows(space), warmup, colours
       ),
     )
+  decisions = found.stage('search').get('decisions') or []
+  if decisions:
+    pictures += _draw(
+      found,
+      'worths',
+      'How much each decision lowers the cross-entropy inside the supernet, '
+      'beside the milliseconds it adds to this network: the best bargains on '
+      'top. Filled: taken. Thin lines: standard errors.',
+      lambda colours: decision_figures.worths(decisions, colours),
+    )
   kernels = report_data.superkernels(found)
   if kernels:
     pictures += _draw(
@@ -165,7 +181,8 @@ def _decisions(found: Findings) -> Section:
       'In the paper, the outer ring is pale where 3×3 was chosen.',
       lambda colours: network_figures.superkernels(kernels, colours),
     )
-  return Section('What it decided', '', pictures)
+  tables = tables_of(decisions, 'What each decision is worth, in nats')
+  return Section('What it decided', '', pictures, tables)
 
 
 def _latency(found: Findings) -> Section:
@@ -230,6 +247,22 @@ def _accuracy(found: Findings) -> Section:
         colours=colours,
       ),
     )
+  curve = result.get('curve') or []
+  if curve:
+    own = [supernet_point(result)] if 'supernet_top1' in result else []
+    pictures += _draw(
+      found,
+      'curve',
+      'Networks from one supernet for several targets, with its weights, not '
+      'trained on their own.',
+      lambda colours: figures.accuracy_latency(
+        own,
+        families={'curve': [supernet_point(row) for row in curve]},
+        target_ms=target,
+        heading='Top-1 in the supernet (%)',
+        colours=colours,
+      ),
+    )
   families, own, kind = compared_points(found)
   if families:
     pictures += _draw(
@@ -245,7 +278,9 @@ def _accuracy(found: Findings) -> Section:
         colours=colours,
       ),
     )
-  return Section('How good it is', '', pictures, accuracy_table(found))
+  tables = accuracy_table(found)
+  tables += tables_of(curve, 'One supernet, several targets')
+  return Section('How good it is', '', pictures, tables)
 
 
 def _mistakes(found: Findings) -> Section:

@@ -20,6 +20,7 @@ from spnas_jax.search.search_setup import (
   SearchProblem,
   blank_state,
   make_search,
+  other_supernet,
 )
 from spnas_jax.search.search_step import Search
 from spnas_jax.search.subnets import forced_statistics
@@ -72,8 +73,7 @@ def check_finished(config: ConfigDict, workdir: Workdir) -> Workdir:
   Raises:
     UserError: it holds no finished search.
   """
-  other = config.search.evolution.supernet
-  if config.search.method == 'evolution' and other:
+  if other := other_supernet(config):
     workdir = Workdir(other, 'search.evolution.supernet')
   if 'search' not in workdir.results():
     raise UserError(

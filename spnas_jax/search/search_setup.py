@@ -12,8 +12,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spnas_jax.config.defaults import default_config
+from spnas_jax.config.rules import SHARED_SUPERNET
 from spnas_jax.config.spaces import make_space
-from spnas_jax.config.workdir import Workdir, differences, stage_inputs
+from spnas_jax.config.workdir import (
+  Workdir,
+  curve_name,
+  differences,
+  stage_inputs,
+)
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import AXIS
@@ -26,6 +32,7 @@ from spnas_jax.search.gates import FORMULATIONS
 from spnas_jax.search.projection import project
 from spnas_jax.search.runtime import RuntimeModel
 from spnas_jax.search.search_step import Search
+from spnas_jax.search.worth import least_networks
 from spnas_jax.training.checkpoint import Checkpoints
 from spnas_jax.training.run_setup import (
   class_weights_of,
@@ -72,6 +79,7 @@ class SearchProblem:
     space: the search space.
     table: latency of its networks.
     target_ms: latency to meet; None under a fixed lambda.
+    curve_ms: further targets, ascending.
     min_ms, max_ms: of the space's fastest and slowest network.
   """
 
@@ -80,6 +88,7 @@ class SearchProblem:
   target_ms: float | None
   min_ms: float
   max_ms: float
+  curve_ms: tuple[float, ...] = ()
 
   @classmethod
   def of(
@@ -103,7 +112,10 @@ class SearchProblem:
         'network only; allowed: several kernels, expansions or layers'
       )
     low, high = table.limits(space)
-    return cls(space, table, _target(config, table, low, high), low, high)
+    target = _target(config, table, low, high)
+    return cls(
+      space, table, target, low, high, _curve(config, table, low, high)
+    )
 
   def project(self, logits: np.ndarray, slack: float) -> Choices:
     """The likeliest network that meets the target, see `projection`; without a
@@ -124,10 +136,10 @@ def _target(
   """The configured target, ms; None under a fixed lambda."""
   c = config.search
   if c.lambda_ is not None:
-    if c.method == 'evolution':
+    if c.method in SHARED_SUPERNET:
       raise UserError(
         f'search.lambda_ is {c.lambda_}, must be unset for search.method '
-        "'evolution', which needs a target"
+        f'{c.method!r}, which needs a target'
       )
     if c.target_ms is not None:
       raise UserError(
@@ -137,13 +149,35 @@ def _target(
     return None
   if c.target_ms is None:
     return low + c.target_fraction * (high - low)
-  if not low <= c.target_ms <= high:
-    raise UserError(
-      f'search.target_ms is {c.target_ms:g}, allowed: {low:.4g} to {high:.4g} '
-      f'ms, the fastest and the slowest network of the space on '
-      f'{table.name!r}{_other_unit(c.target_ms, low, high)}'
-    )
+  _check_reach('search.target_ms is', c.target_ms, table, low, high)
   return c.target_ms
+
+
+def _curve(
+  config: ConfigDict, table: LatencyTable, low: float, high: float
+) -> tuple[float, ...]:
+  """Targets of a curve, ms, ascending."""
+  c = config.search
+  for target in c.targets_ms:
+    _check_reach('search.targets_ms has', target, table, low, high)
+  if c.targets_ms:
+    named = {curve_name(target): float(target) for target in c.targets_ms}
+    return tuple(sorted(named.values()))
+  return tuple(
+    low + (i + 1) / c.curve_points * (high - low) for i in range(c.curve_points)
+  )
+
+
+def _check_reach(
+  words: str, target: float, table: LatencyTable, low: float, high: float
+) -> None:
+  """Raises UserError unless networks of the space can meet the target."""
+  if not low <= target <= high:
+    raise UserError(
+      f'{words} {target:g}, allowed: {low:.4g} to {high:.4g} ms, the fastest '
+      f'and the slowest network of the space on {table.name!r}'
+      f'{_other_unit(target, low, high)}'
+    )
 
 
 def phases_of(config: ConfigDict) -> Phases:
@@ -151,8 +185,8 @@ def phases_of(config: ConfigDict) -> Phases:
   c = config.search
   length = length_of(config, 'search')
   total = max(1, length.total)
-  # An evolution needs weights that serve every network, not decisions.
-  only_warm_up = c.method == 'evolution' and not c.evolution.supernet
+  # These methods need weights that serve every network, not decisions.
+  only_warm_up = c.method in SHARED_SUPERNET and not c.evolution.supernet
   # The reference's surrogate has no temperature.
   constant = not FORMULATIONS[c.gates].sampled
   return Phases(
@@ -181,6 +215,28 @@ def check_phases(config: ConfigDict) -> None:
       f'search.warmup_epochs is {config.search.warmup_epochs}, which is all '
       f'{phases.total} steps of search.epochs {config.search.epochs}, allowed: '
       'less, so that thresholds are trained'
+    )
+
+
+def check_worth(config: ConfigDict) -> None:
+  """Refuses fewer networks than worths can be fitted to.
+
+  Raises:
+    UserError: naming `search.worth.networks`, or the space.
+  """
+  if config.search.method != 'worth':
+    return
+  space = make_space(config)
+  least, given = least_networks(space), config.search.worth.networks
+  if given < least:
+    raise UserError(
+      f'search.worth.networks is {given}, allowed: {least} or more, for the '
+      f'worths of {len(space.gates)} decisions'
+    )
+  if space.num_networks < least:
+    raise UserError(
+      f"search.method is 'worth', allowed: 'gradient' or 'evolution' in a "
+      f'space of only {space.num_networks} networks'
     )
 
 
@@ -338,6 +394,12 @@ def _source(config: ConfigDict) -> tuple[Workdir, dict[str, Any]]:
   return workdir, result
 
 
+def other_supernet(config: ConfigDict) -> str:
+  """The workdir whose supernet this search decides with; '' = its own."""
+  c = config.search
+  return c.evolution.supernet if c.method in SHARED_SUPERNET else ''
+
+
 def search_inputs(config: ConfigDict, table: LatencyTable) -> dict[str, Any]:
   """What the result of a search depends on.
 
@@ -348,8 +410,7 @@ def search_inputs(config: ConfigDict, table: LatencyTable) -> dict[str, Any]:
   learned = {}
   if config.search.init:
     learned['init_sha256'] = _source(config)[1]['params_sha256']
-  other = config.search.evolution.supernet
-  if config.search.method == 'evolution' and other:
+  if other := other_supernet(config):
     trained = (
       Workdir(other, 'search.evolution.supernet').results().get('search')
     )

@@ -11,12 +11,18 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spnas_jax.config.spaces import dataset_facts
-from spnas_jax.config.workdir import Workdir, fingerprint
+from spnas_jax.config.workdir import (
+  Workdir,
+  curve_file,
+  curve_name,
+  fingerprint,
+)
 from spnas_jax.core.console import say
 from spnas_jax.core.parallel import pmap_step
 from spnas_jax.data.folder_names import title
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.space import Choices
+from spnas_jax.search import worth as worths
 from spnas_jax.search.diagnostics import health
 from spnas_jax.search.evolution import Evolution, evolve
 from spnas_jax.search.gates import Decision
@@ -29,8 +35,10 @@ from spnas_jax.search.search_record import (
 from spnas_jax.search.search_setup import (
   SearchProblem,
   check_phases,
+  check_worth,
   create_state,
   make_search,
+  other_supernet,
   search_inputs,
 )
 from spnas_jax.search.search_step import Search, make_search_step
@@ -60,6 +68,7 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
   check_split(config)
   check_recipe(config, workdir, 'search')
   check_phases(config)
+  check_worth(config)
 
 
 def prepare(config: ConfigDict, workdir: Workdir) -> Task:
@@ -85,9 +94,15 @@ def _search(
   state, history = _trained_supernet(search, config, workdir)
   decision = search.settled(state.params)
   found = problem.project(np.asarray(decision.logits), config.search.slack)
-  evolution = None
+  # Only a search by gradient is judged by how its gates moved.
+  by_gates = config.search.method == 'gradient'
+  details: dict[str, Any] = {} if by_gates else {'warnings': []}
   if config.search.method == 'evolution':
-    found, evolution = _evolved(search, config, state, problem, found)
+    found, report = _evolved(search, config, state, problem, found)
+    details |= {'evolution': report}
+  elif config.search.method == 'worth':
+    found, report = _by_worth(search, config, workdir, state, problem, made_by)
+    details |= report
   gates = problem.space.gates_of(found)
   scores = forced_scores(
     config, config.search, search.supernet, state.params, gates
@@ -109,10 +124,7 @@ def _search(
     'label_names': list(dataset_facts(config).label_names),
   }
   per_epoch = length_of(config, 'search').steps_per_epoch
-  result |= health(search, history, per_epoch, result)
-  if evolution is not None:
-    # Whether its gates moved says nothing: none of them decided.
-    result |= {'evolution': evolution, 'warnings': []}
+  result |= health(search, history, per_epoch, result) | details
   arrays = supernet_arrays(problem.space, state.params, decision, history)
   workdir.write('search/supernet.npz', arrays)
   save_gates(workdir, gates)
@@ -124,8 +136,7 @@ def _trained_supernet(
   search: Search, config: ConfigDict, workdir: Workdir
 ) -> tuple[TrainState, Mapping[str, np.ndarray]]:
   """(state, what was logged): trained here, or another finished search's."""
-  other = config.search.evolution.supernet
-  if config.search.method == 'evolution' and other:
+  if other := other_supernet(config):
     theirs = Workdir(other, 'search.evolution.supernet')
     history = History(theirs, 'search')
     return finished_search(config, workdir)[1], history.arrays()
@@ -215,6 +226,77 @@ def _evolved(
     'scored_on': f'{subnets.num_images} {subnets.split} images',
     'seconds': round(time.monotonic() - start, 3),
   }
+
+
+def _by_worth(
+  search: Search,
+  config: ConfigDict,
+  workdir: Workdir,
+  state: TrainState,
+  problem: SearchProblem,
+  made_by: str,
+) -> tuple[Choices, dict[str, Any]]:
+  """(network of the most worth for the target, what to report of it all).
+
+  Leaves `search/curve/NAME.json` for every further target.
+  """
+  c, start = config.search, time.monotonic()
+  space, table = problem.space, problem.table
+  assert problem.target_ms is not None  # A fixed lambda is refused.
+  subnets = Subnets(config, search.supernet, state.params, c.worth.images)
+  say(
+    f'search: {c.worth.networks} random networks are scored on '
+    f'{subnets.num_images} {subnets.split} images'
+  )
+  worth = worths.measure(
+    space,
+    subnets.score,
+    c.worth.networks,
+    c.keep_probability,
+    np.random.default_rng(config.seed),
+  )
+  found = worths.choose(space, table, worth, problem.target_ms, c.slack)
+  seconds = round(time.monotonic() - start, 3)
+  curve = []
+  for target_ms in problem.curve_ms:
+    choices = worths.choose(space, table, worth, target_ms, c.slack)
+    arch = _with_provenance(config, problem, choices, made_by)
+    name = curve_name(target_ms)
+    workdir.write(curve_file(name), arch.to_json())
+    scores = forced_scores(
+      config, c, search.supernet, state.params, space.gates_of(choices)
+    )
+    curve.append(
+      {
+        'name': name,
+        'target_ms': target_ms,
+        'predicted_ms': table.predict(arch),
+        'architecture': arch.to_string(),
+        'supernet_top1': scores['top1'],
+        'supernet_cross_entropy': scores['cross_entropy'],
+      }
+    )
+    say(f'search: {spell_point(curve[-1])}')
+  return found, {
+    'decisions': worths.explain(space, table, worth, found),
+    'curve': curve,
+    'worth': {
+      'networks': c.worth.networks,
+      'scored_on': f'{subnets.num_images} {subnets.split} images',
+      'smallest_cross_entropy': worth.smallest,
+      'residual': worth.residual,
+      'seconds': seconds,
+    },
+  }
+
+
+def spell_point(point: dict[str, Any]) -> str:
+  """A network of a curve in one line."""
+  off = 100 * (point['predicted_ms'] / point['target_ms'] - 1)
+  return (
+    f'curve:{point["name"]} takes {point["predicted_ms"]:.4g} ms '
+    f'({off:+.1f}%), supernet top-1 {100 * point["supernet_top1"]:.1f}%'
+  )
 
 
 def undecided(logits: np.ndarray) -> np.ndarray:

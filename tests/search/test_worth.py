@@ -1,0 +1,209 @@
+"""What decisions are worth: found again where it is known, and spent well."""
+
+import itertools
+
+import numpy as np
+import pytest
+import tiny
+import tiny_run
+
+from spnas_jax.config import routes
+from spnas_jax.config.workdir import Workdir
+from spnas_jax.core.errors import UserError
+from spnas_jax.networks.space import Choice
+from spnas_jax.search import worth as worths
+from spnas_jax.stages import search
+
+SPACE = tiny.space(kernels=(3, 5, 7), expansions=(2, 4))
+TABLE = tiny.table(SPACE)
+
+
+def true_worths(seed=1):
+  return np.random.default_rng(seed).normal(0.01, 0.01, len(SPACE.gates))
+
+
+def test_worths_that_add_up_are_found_again():
+  """Cross-entropies that are exactly additive: exact but for float64."""
+  true = true_worths()
+  drawn = worths.draw(SPACE, 40, 0.6, np.random.default_rng(0))
+  found = worths.estimate(drawn, 2.0 - drawn @ true)
+  np.testing.assert_allclose(found.worths, true, atol=1e-12)
+  assert found.smallest == pytest.approx(2.0)
+  assert found.errors.max() < 1e-12
+  np.testing.assert_allclose(found.predict(drawn), 2.0 - drawn @ true)
+
+
+def test_standard_errors_are_those_of_the_estimates():
+  """Noise of a known size: over 200 repetitions the estimates spread as their
+  errors say. The mean ratio of squares is near 1; over gates and repetitions
+  its own error is some 4%, so 15% is far."""
+  true, rng = true_worths(), np.random.default_rng(3)
+  ratios = []
+  for _ in range(200):
+    drawn = worths.draw(SPACE, 40, 0.6, rng)
+    noisy = 2.0 - drawn @ true + rng.normal(0, 0.01, len(drawn))
+    found = worths.estimate(drawn, noisy)
+    ratios.append(((found.worths - true) / found.errors) ** 2)
+  # Student's t with 40 - 1 - gates degrees of freedom has this variance.
+  freedom = 40 - 1 - len(SPACE.gates)
+  expected = freedom / (freedom - 2)
+  assert np.mean(ratios) == pytest.approx(expected, rel=0.15)
+
+
+def test_networks_are_drawn_in_the_form_that_decides():
+  """No two alike, and no gate open above a closed one or in a skipped layer."""
+  drawn = worths.draw(SPACE, 50, 0.5, np.random.default_rng(0))
+  assert len({gates.tobytes() for gates in drawn}) == 50
+  for gates in drawn:
+    again = SPACE.gates_of(SPACE.choices_of(gates))
+    np.testing.assert_array_equal(gates, again)
+  small = tiny.space(
+    stages=(tiny.Stage(8, 1, 2, (3, 5), (2, 4)),), kernels=(3, 5)
+  )
+  everything = worths.draw(small, 50, 0.5, np.random.default_rng(0))
+  assert len(everything) == small.num_networks == 4
+
+
+@pytest.mark.parametrize('share', [0.3, 0.6, 1.0])
+def test_the_best_network_of_a_target_is_chosen(share):
+  """Against every network of the space: none in the band has more worth.
+
+  But for the knapsack's grid of 1/4000 of the target, inside which it may take
+  the slower of two: a millionth of a nat a layer.
+  """
+  true = true_worths()
+  known = worths.Worth(true, np.zeros_like(true), 2.0, 0.0)
+  low, high = TABLE.limits(SPACE)
+  target, slack = low + share * (high - low), 0.1
+  chosen = worths.choose(SPACE, TABLE, known, target, slack)
+
+  def ms(choices):
+    return TABLE.predict(SPACE.architecture_of(choices))
+
+  def ce(choices):
+    return known.predict(SPACE.gates_of(choices))
+
+  assert (1 - slack) * target <= ms(chosen) <= target * (1 + 1e-9)
+  candidates = [layer.candidates for layer in SPACE.layers]
+  inside = [
+    ce(choices)
+    for choices in itertools.product(*candidates)
+    if (1 - slack) * target <= ms(choices) <= target
+  ]
+  assert len(inside) > 5 or share == 1.0
+  assert ce(chosen) <= min(inside) + 5e-6
+
+
+def test_an_explanation_adds_up():
+  """Costs of the gates that were taken make the network's latency, as their
+  worths make its cross-entropy: nothing is counted twice.
+
+  Costs are each against the rest of the found network, and the table's
+  candidates are not sums: a tenth of the latency is allowed.
+  """
+  true = true_worths()
+  known = worths.Worth(true, np.full_like(true, 0.002), 2.0, 0.0)
+  found = (Choice(5, 4, 0.0), None, Choice(7, 2, 0.0), Choice(3, 4, 0.0))
+  rows = worths.explain(SPACE, TABLE, known, found)
+  assert len(rows) == len(SPACE.gates)
+  taken = [row for row in rows if row['taken']]
+  assert [(row['layer'], row['decision']) for row in taken] == [
+    (0, '5x5 kernel'),
+    (0, 'expansion 4'),
+    (2, '5x5 kernel'),
+    (2, '7x7 kernel'),
+    (3, 'expansion 4'),
+    (3, 'kept'),
+  ]
+  total = 2.0 - sum(row['worth'] for row in taken)
+  assert total == pytest.approx(float(known.predict(SPACE.gates_of(found))))
+  smallest = TABLE.predict(SPACE.smallest)
+  ms = TABLE.predict(SPACE.architecture_of(found))
+  assert smallest + sum(r['ms'] for r in taken) == pytest.approx(ms, rel=0.1)
+  # Of a layer that is skipped: what its smallest candidate would add.
+  layer = next(r for r in rows if (r['layer'], r['decision']) == (1, 'kept'))
+  kept = (found[0], Choice(3, 2, 0.0), *found[2:])
+  more = TABLE.predict(SPACE.architecture_of(kept)) - ms
+  assert layer['ms'] == pytest.approx(more) and not layer['taken']
+
+
+@pytest.fixture(scope='module')
+def searched(tmp_path_factory):
+  """A search of digits for one target and a curve of three: workdir, result."""
+  workdir = Workdir(tmp_path_factory.mktemp('worth') / 'run')
+  return workdir, search.run(worth_config(), workdir)
+
+
+def worth_config(**changes):
+  settings = {
+    'search__method': 'worth',
+    'search__curve_points': 3,
+    'search__worth__networks': 24,
+    'search__worth__images': 64,
+    'search__slack': 0.1,
+  }
+  return tiny_run.config(**(settings | changes))
+
+
+def test_one_supernet_gives_a_whole_curve(searched):
+  """Every point lands, the last at the slowest network, each has its file."""
+  workdir, result = searched
+  assert result['warmup_steps'] == result['steps'] == tiny_run.STEPS
+  assert 0.9 * result['target_ms'] <= result['predicted_ms']
+  assert result['predicted_ms'] <= result['target_ms'] * (1 + 1e-9)
+  curve = result['curve']
+  assert len(curve) == 3
+  for point in curve:
+    target = point['target_ms']
+    assert 0.9 * target <= point['predicted_ms'] <= target * (1 + 1e-9)
+    assert 0 <= point['supernet_top1'] <= 1
+    config = worth_config(architecture=f'curve:{point["name"]}')
+    arch = routes.resolve_architecture(config, workdir)
+    assert arch.to_string() == point['architecture']
+  assert curve[-1]['target_ms'] == pytest.approx(result['max_ms'])
+  assert len(result['decisions']) == result['num_gates']
+  assert result['warnings'] == []
+
+
+def test_a_point_that_is_not_there_is_refused(searched):
+  workdir, result = searched
+  config = worth_config(architecture='curve:9ms')
+  with pytest.raises(UserError, match='curve: and the name of a point') as e:
+    routes.resolve_architecture(config, workdir)
+  assert result['curve'][0]['name'] in str(e.value)
+
+
+def test_other_targets_take_the_same_supernet(searched, tmp_path):
+  """Nothing is trained again, and equal targets give equal networks."""
+  workdir, result = searched
+  target = result['curve'][1]['target_ms']
+  config = worth_config(
+    search__evolution__supernet=str(workdir.path),
+    search__curve_points=0,
+    search__targets_ms=(target,),
+  )
+  again = search.run(config, Workdir(tmp_path))
+  assert not (tmp_path / 'search' / 'checkpoints').exists()
+  assert again['params_sha256'] == result['params_sha256']
+  assert again['curve'] == result['curve'][1:2]
+  assert again['decisions'] == result['decisions']
+
+
+@pytest.mark.parametrize(
+  ('changes', 'words'),
+  [
+    ({'search__worth__networks': 5}, ['search.worth.networks is 5', 'or more']),
+    ({'search__curve_points': 0, 'search__targets_ms': (1e9,)}, ['has 1e+09']),
+    ({'search__targets_ms': (0.1,)}, ['search.curve_points is 3', 'one of']),
+    ({'search__method': 'gradient'}, ['search.curve_points is 3', 'worth']),
+    ({'search__lambda_': 1.0}, ['search.lambda_ is 1', "'worth'"]),
+  ],
+)
+def test_refusals(changes, words, tmp_path):
+  from spnas_jax.config import rules
+
+  config = worth_config(**changes)
+  with pytest.raises(UserError) as e:
+    rules.check(config)
+    search.check(config, Workdir(tmp_path))
+  assert all(word in str(e.value) for word in words), e.value
