@@ -147,7 +147,7 @@ def explain(
   """Every decision, what it was worth and what it costs.
 
   Returns:
-    For each gate {'layer', 'decision' ('5x5 kernel', 'expansion 6', 'kept', ...),
+    For each gate {'layer', 'decision' ('5x5 kernel', 'kept', ...),
     'worth', 'error' (nats per image), 'ms' (what it adds to the found network,
     a skipped layer taken as kept at its smallest), 'taken'}.
   """
