@@ -97,12 +97,27 @@ def run_stages(names: Iterable[str], config: ConfigDict, workdir: Any) -> Any:
   if _READ_PIXELS & set(names):
     input_pipeline.fill_statistics(config.dataset)
   _measure_table(names, config, workdir)
+  if {'search', 'train'} <= set(names):
+    _check_init(config, workdir)
   for stage in stages:
     getattr(stage, 'check', lambda *_: None)(config, workdir)
   result = None
   for stage in stages:
     result = stage.run(config, workdir)
   return result
+
+
+def _check_init(config: ConfigDict, workdir: Any) -> None:
+  """Refuses, before a search, weights of a network that it is not to find."""
+  from spnas_jax.stages import train  # As above.
+
+  if train.from_workdir(config) and not train.has_own_network(config, workdir):
+    raise UserError(
+      f'train.init is {config.train.init!r}, allowed with a search in the same '
+      "command: 'scratch', 'inherit', the path of an .npz file; a search finds "
+      'a network of its own, so train the one that has learned with '
+      '--stage=train and the stages after it'
+    )
 
 
 def _measure_table(

@@ -87,6 +87,19 @@ def test_what_a_later_stage_refuses_is_said_first(
   assert not list(tmp_path.iterdir()), 'a corrected run starts afresh'
 
 
+def test_weights_of_another_network_are_refused_before_a_search(
+  tmp_path, capsys
+):
+  """Hours of search would end in a network that they do not fit."""
+  config = tiny_run.config(train__init=str(tiny_run.finished()))
+  stages = ('search', 'train')
+  line = refused(
+    lambda: stage_runs.run_stages(stages, config, Workdir(tmp_path)), capsys
+  )
+  assert 'train.init is' in line and 'network of its own' in line
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_finished_stage_needs_no_data(workdir, monkeypatch):
   """Years later, on a machine without the images, it still says so."""
   monkeypatch.setattr('spnas_jax.training.run_setup.check_data', _never)

@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import sys
 import uuid
 from typing import Any
@@ -53,6 +54,10 @@ _NO_INFLUENCE = (
   'raw_dir',
   'folder',  # What is in it counts, see `stage_inputs`.
 )
+
+
+# A JSON list of numbers over several lines, which no JSON string has.
+_NUMBERS = re.compile(r'\[\n\s*(?:[-+.\deE]+,\n\s*)*[-+.\deE]+\n\s*\]')
 
 
 class Workdir:
@@ -250,7 +255,16 @@ class Workdir:
       return
     results = self.results()
     results[stage] = value
-    self.write('results.json', json.dumps(results, indent=1) + '\n')
+    self.write('results.json', _readable(results) + '\n')
+
+
+def _readable(results: Any) -> str:
+  """JSON with a key a line and a list of numbers a line.
+
+  Otherwise the confusion matrix of 200 classes would take 40,000 lines.
+  """
+  text = json.dumps(results, indent=1)
+  return _NUMBERS.sub(lambda found: ' '.join(found.group().split()), text)
 
 
 def stage_inputs(config: ConfigDict, *fields: str, **extra) -> dict[str, Any]:

@@ -15,6 +15,7 @@ The last two need a finished search in the workdir.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import jax
@@ -293,10 +294,12 @@ def ranking(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   return {**taus, 'num_networks': len(rows), 'networks': rows}
 
 
-def _tau(rows, a: str, b: str) -> float:
-  return float(
+def _tau(rows, a: str, b: str) -> float | None:
+  """Kendall's tau; None where all values of one side tie."""
+  tau = float(
     scipy.stats.kendalltau([r[a] for r in rows], [r[b] for r in rows]).statistic
   )
+  return None if math.isnan(tau) else tau
 
 
 def num_architectures(space: SearchSpace) -> int:

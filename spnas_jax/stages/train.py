@@ -41,7 +41,7 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
     UserError: network, weights, data or batch do not fit together.
   """
   check_recipe(config, workdir, 'train')
-  if not (_has_own_network(config, workdir) or _from_workdir(config)):
+  if not (has_own_network(config, workdir) or from_workdir(config)):
     return
   arch = _network(config, workdir)
   if config.train.init == 'inherit':
@@ -50,11 +50,12 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
     load_torch(config.train.init, arch)
 
 
-def _has_own_network(config: ConfigDict, workdir: Workdir) -> bool:
+def has_own_network(config: ConfigDict, workdir: Workdir) -> bool:
+  """Whether the configuration or the workdir names the network to train."""
   return bool(config.architecture) or (workdir / 'architecture.json').exists()
 
 
-def _from_workdir(config: ConfigDict) -> bool:
+def from_workdir(config: ConfigDict) -> bool:
   """Whether `train.init` names a workdir."""
   init = config.train.init
   return init not in ('scratch', 'inherit') and not init.endswith('.npz')
@@ -66,12 +67,12 @@ def _network(config: ConfigDict, workdir: Workdir) -> Architecture:
   Raises:
     UserError: there is none, or that workdir has trained another one.
   """
-  if not _from_workdir(config):
+  if not from_workdir(config):
     return resolve_architecture(config, workdir)
   theirs = Source.of(config).arch
   arch = (
     resolve_architecture(config, workdir)
-    if _has_own_network(config, workdir)
+    if has_own_network(config, workdir)
     else under_config(config, theirs)
   )
   check_same_network('train.init', config.train.init, theirs, arch)

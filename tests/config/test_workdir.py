@@ -251,3 +251,18 @@ def test_a_workdir_without_permission_is_refused(mode, tmp_path, capsys):
     folder.chmod(0o700)
   assert '--workdir is' in line and 'read and written' in line
   assert (folder / 'results.json').read_text() == '{"precious": 1}'
+
+
+def test_results_take_a_line_for_each_row_of_numbers(tmp_path):
+  """A matrix is as long as it has rows; text that looks like one stays."""
+  values = {
+    'matrix': [[1, 2, 30], [-4.5, 1e-07, 0]],
+    'text': ['[ 1,  2 ]', 'a\n[\n 1\n]'],
+    'mixed': [1, None, 'two'],
+    'empty': [],
+  }
+  workdir = Workdir(tmp_path)
+  workdir.record('stage', values)
+  assert workdir.results() == {'stage': values}
+  lines = (tmp_path / 'results.json').read_text().splitlines()
+  assert '[ 1, 2, 30 ],' in [line.strip() for line in lines]

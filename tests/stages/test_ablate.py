@@ -129,6 +129,13 @@ def test_ties_count_for_neither_side(ranked):
   assert result['kendall_tau_of_ms'] == pytest.approx(4 / 24**0.5)
 
 
+def test_values_that_all_tie_have_no_order(ranked):
+  """tau is 0 / 0 then: null in results.json, which has no NaN."""
+  result = ranked([0.1, 0.2, 0.3], [0.5, 0.5, 0.5], [1, 2, 3])
+  assert result['kendall_tau_top1'] is None
+  assert result['kendall_tau_of_ms'] == pytest.approx(1)
+
+
 def test_ranked_networks_are_different_and_of_the_seed(ranked, workdir):
   values = np.linspace(0.1, 0.9, 12)
   first = ranked(values, values, values)
