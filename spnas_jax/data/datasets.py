@@ -57,8 +57,8 @@ def default_config() -> ConfigDict:
   # Evaluation resizes whole images; with 'inception' the central square of
   # 7/8 of the short side.
   config.augment = 'crop'
-  # RandAugment behind 'inception': operations for each image (2 is usual, 0 =
-  # none) and their strength, 0 to 10.
+  # RandAugment behind `augment`, with cache=False: operations for each image (2
+  # is usual, 0 = none) and their strength, 0 to 10.
   config.randaugment_operations = 0
   config.randaugment_magnitude = 9.0
   # Padding on each side before 'crop' and 'crop_flip', in output pixels.
@@ -130,14 +130,12 @@ def check(dataset_config: ConfigDict) -> None:
       'dataset.randaugment_magnitude is '
       f'{dataset_config.randaugment_magnitude}, allowed: 0 to 10.'
     )
-  if (
-    dataset_config.randaugment_operations
-    and dataset_config.augment != 'inception'
-  ):
+  if dataset_config.randaugment_operations and dataset_config.cache:
     raise UserError(
       'dataset.randaugment_operations is '
-      f'{dataset_config.randaugment_operations}, must be 0 unless '
-      "dataset.augment='inception'."
+      f'{dataset_config.randaugment_operations}, allowed: 0 with '
+      'dataset.cache=True, whose pictures are only cropped and mirrored; set '
+      'dataset.cache=False.'
     )
   if dataset_config.cache and dataset_config.augment == 'inception':
     raise UserError(

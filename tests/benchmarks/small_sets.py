@@ -17,12 +17,16 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 import pathlib
 import random
 import statistics
+from typing import Any
 
-from tests.benchmarks.stages import ROOT, run_stage
+from spnas_jax import stage_runs
+from spnas_jax.config.files import load_config
+from tests.benchmarks.stages import ROOT
 
 CONFIG = 'configs/cifar10.py:small'
 RESULT = ROOT / 'tests/benchmarks/results/small_sets.json'
@@ -37,20 +41,23 @@ NETWORK = (
 BASE_EPOCHS = 6
 STEPS = 400
 BATCH = 50
-ARMS: dict[str, tuple[str, ...]] = {
-  'scratch': (),
-  'weights': ('--config.train.init={base}',),
-  'frozen first': (
-    '--config.train.init={base}',
-    '--config.train.freeze_epochs={freeze}',
-    '--config.train.backbone_rate=0.3',
-  ),
-  'rand_augment': (
-    '--config.dataset.randaugment_operations=1',
-    '--config.dataset.randaugment_magnitude=5.0',
-  ),
-  'mixup': ('--config.train.mixup=0.2',),
-  'erasing': ('--config.train.random_erasing=0.25',),
+# 'BASE' is the workdir of the first five classes.
+BASE = 'BASE'
+ARMS: dict[str, dict[str, Any]] = {
+  'scratch': {},
+  'weights': {'train.init': BASE},
+  'frozen first': {
+    'train.init': BASE,
+    'train.freeze_epochs': 1 / 3,  # Of the epochs of the row.
+    'train.backbone_rate': 0.3,
+  },
+  'rand_augment': {
+    'dataset.cache': False,
+    'dataset.randaugment_operations': 1,
+    'dataset.randaugment_magnitude': 5.0,
+  },
+  'mixup': {'train.mixup': 0.2},
+  'erasing': {'train.random_erasing': 0.25},
 }
 SEEDS = (0, 1, 2)
 
@@ -77,19 +84,24 @@ def write_table(
     writer.writerows((str(folder / name), *rest) for name, *rest in rows)
 
 
-def train(workdir: pathlib.Path, table: pathlib.Path, *options: str) -> dict:
-  """The scores of a row, trained if it is not there."""
-  for stage in ('train', 'evaluate'):
-    scores = run_stage(
-      stage,
-      CONFIG,
-      workdir,
-      f'--config.dataset.folder={table}',
-      '--config.dataset.validation_fraction=0.0',
-      f'--config.architecture={NETWORK}',
-      *options,
-    )
-  return scores
+def train(
+  workdir: pathlib.Path, table: pathlib.Path, **changes: Any
+) -> dict[str, Any]:
+  """The scores of a row, trained if it is not there.
+
+  In this process: forty rows share what they import and compile.
+  """
+  config = load_config(
+    CONFIG,
+    architecture=NETWORK,
+    **{
+      'dataset.folder': str(table),
+      'dataset.validation_fraction': 0.0,
+      **changes,
+    },
+  )
+  stage_runs.run('train', config, str(workdir))
+  return stage_runs.run('evaluate', config, str(workdir))
 
 
 def main() -> None:
@@ -114,7 +126,7 @@ def main() -> None:
     if not tables[name].exists():
       write_table(tables[name], folder, classes, count)
   base = train(
-    runs / 'base', tables['first'], f'--config.train.epochs={BASE_EPOCHS}'
+    runs / 'base', tables['first'], **{'train.epochs': float(BASE_EPOCHS)}
   )
   result = {
     'base': {'top1': base['top1'], 'classes': FIRST, 'epochs': BASE_EPOCHS},
@@ -122,35 +134,38 @@ def main() -> None:
     'steps': STEPS,
     'rows': [],
   }
-  for count in (50, 500):
+  for count, (name, options) in itertools.product((50, 500), ARMS.items()):
     epochs = STEPS * BATCH / (count * len(OTHERS))
-    for name, options in ARMS.items():
-      top1 = []
-      for seed in SEEDS:
-        own = [
-          option.format(base=runs / 'base', freeze=epochs / 3)
-          for option in options
-        ]
-        scores = train(
-          runs / f'{name.replace(" ", "_")}_{count}_{seed}',
-          tables[f'others_{count}'],
-          f'--config.train.epochs={epochs}',
-          f'--config.train.batch_size={BATCH}',
-          f'--config.train.checkpoint_epochs={epochs}',
-          f'--config.seed={seed}',
-          *own,
-        )
-        top1.append(scores['top1'])
-      row = {
-        'images_per_class': count,
-        'arm': name,
-        'top1': top1,
-        'mean_top1': statistics.mean(top1),
-        'std_top1': statistics.stdev(top1),
-      }
-      result['rows'].append(row)
-      RESULT.write_text(json.dumps(result, indent=1) + '\n')
-      print(json.dumps(row), flush=True)
+    own = {**options}
+    if 'train.init' in own:
+      own['train.init'] = str(runs / 'base')
+    if 'train.freeze_epochs' in own:
+      own['train.freeze_epochs'] *= epochs
+    top1 = [
+      train(
+        runs / f'{name.replace(" ", "_")}_{count}_{seed}',
+        tables[f'others_{count}'],
+        **{
+          'train.epochs': epochs,
+          'train.batch_size': BATCH,
+          'train.checkpoint_epochs': epochs,
+          'train.lr_warmup_epochs': epochs / 20,
+          'seed': seed,
+          **own,
+        },
+      )['top1']
+      for seed in SEEDS
+    ]
+    row = {
+      'images_per_class': count,
+      'arm': name,
+      'top1': top1,
+      'mean_top1': statistics.mean(top1),
+      'std_top1': statistics.stdev(top1),
+    }
+    result['rows'].append(row)
+    RESULT.write_text(json.dumps(result, indent=1) + '\n')
+    print(json.dumps(row), flush=True)
 
 
 if __name__ == '__main__':
