@@ -179,6 +179,7 @@ def test_all_lowest_and_all_highest_values_run(end):
     'limit': 20.0,
     'threshold_travel': 8.0,
     'warmup_epochs': 0.0,
+    'curve_points': 0,
     'channels': 8,
   }
   for field in RANGES:
