@@ -39,7 +39,7 @@ NETWORK = (
   'ir_r1_k5_s2_e6_c40 ir_r1_k3_s1_e3_c40 ir_r1_k5_s1_e6_c64 head_c256 fc_c5'
 )
 BASE_EPOCHS = 6
-STEPS = 400
+STEPS = 300
 BATCH = 50
 # 'BASE' is the workdir of the first five classes.
 BASE = 'BASE'
