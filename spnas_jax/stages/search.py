@@ -72,7 +72,8 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
 
 
 def prepare(config: ConfigDict, workdir: Workdir) -> Task:
-  """Leaves `architecture.json` and `search/supernet.npz`."""
+  """Leaves `architecture.json`, `search/supernet.npz` and, of a curve, files in
+  `search/curve`."""
   problem = SearchProblem.of(config)
   inputs = search_inputs(config, problem.table)
   return Task(
@@ -276,7 +277,7 @@ def _by_worth(
         'supernet_cross_entropy': scores['cross_entropy'],
       }
     )
-    say(f'search: {spell_point(curve[-1])}')
+    say(f'search: {_spell_point(curve[-1])}')
   return found, {
     'decisions': worths.explain(space, table, worth, found),
     'curve': curve,
@@ -290,7 +291,7 @@ def _by_worth(
   }
 
 
-def spell_point(point: dict[str, Any]) -> str:
+def _spell_point(point: dict[str, Any]) -> str:
   """A network of a curve in one line."""
   off = 100 * (point['predicted_ms'] / point['target_ms'] - 1)
   return (
@@ -327,13 +328,17 @@ def _spell(result: dict[str, Any], num_layers: int) -> list[str]:
   if target is not None:
     off = 100 * (result['predicted_ms'] / target - 1)
     raw = 100 * (result['raw_decode_ms'] / target - 1)
-    lines.append(
+    line = (
       f'predicted {result["predicted_ms"]:.4g} ms, {off:+.1f}% of the '
-      f'target {target:.4g} ms; before projection {raw:+.1f}%, '
-      f'{result["projected_layers"]} of {num_layers} layers changed by '
-      f'it, {result["undecided_gates"]} of {result["num_gates"]} gates were '
-      'undecided'
+      f'target {target:.4g} ms'
     )
+    if not {'evolution', 'worth'} & result.keys():  # The gates decided.
+      line += (
+        f'; before projection {raw:+.1f}%, {result["projected_layers"]} of '
+        f'{num_layers} layers changed by it, {result["undecided_gates"]} of '
+        f'{result["num_gates"]} gates were undecided'
+      )
+    lines.append(line)
   else:
     lines.append(f'predicted {result["predicted_ms"]:.4g} ms')
   lines.append(
