@@ -47,6 +47,22 @@ def _search_verdicts(found: Findings) -> Iterable[Verdict]:
       f'The network found is predicted at {ms(predicted)}, '
       f'{relative(predicted, target)} the target of {ms(target)}.',
     )
+  yield from _gate_verdicts(found)
+  for text in r.get('warnings', ()):
+    yield Verdict('bad', text)
+  origin = found.arch.provenance.get('config_hash') if found.arch else None
+  if origin is not None and origin != r.get('config_hash', origin):
+    yield Verdict(
+      'bad', 'architecture.json is not the network that this search found.'
+    )
+
+
+def _gate_verdicts(found: Findings) -> Iterable[Verdict]:
+  """What became of the gates, where they decided."""
+  r = found.stage('search')
+  if r.get('inputs', {}).get('search.method', 'gradient') != 'gradient':
+    return
+  target = r.get('target_ms')
   raw, changed = r.get('raw_decode_ms'), r.get('projected_layers')
   if target is not None and raw is not None and changed is not None:
     layers = f' of {len(found.choices)}' if found.choices else ''
@@ -62,13 +78,6 @@ def _search_verdicts(found: Findings) -> Iterable[Verdict]:
       'note' if undecided else 'good',
       f'{undecided} of {r.get("num_gates", "?")} gates were still undecided at '
       'the end.',
-    )
-  for text in r.get('warnings', ()):
-    yield Verdict('bad', text)
-  origin = found.arch.provenance.get('config_hash') if found.arch else None
-  if origin is not None and origin != r.get('config_hash', origin):
-    yield Verdict(
-      'bad', 'architecture.json is not the network that this search found.'
     )
 
 
