@@ -32,7 +32,7 @@ from spnas_jax.search.gates import FORMULATIONS
 from spnas_jax.search.projection import project
 from spnas_jax.search.runtime import RuntimeModel
 from spnas_jax.search.search_step import Search
-from spnas_jax.search.worth import least_networks
+from spnas_jax.search.worth import draw, least_networks
 from spnas_jax.training.checkpoint import Checkpoints
 from spnas_jax.training.run_setup import (
   class_weights_of,
@@ -222,7 +222,7 @@ def check_worth(config: ConfigDict) -> None:
   """Refuses fewer networks than worths can be fitted to.
 
   Raises:
-    UserError: naming `search.worth.networks`, or the space.
+    UserError: naming `search.worth.networks`, or what does not give so many.
   """
   if config.search.method != 'worth':
     return
@@ -233,10 +233,14 @@ def check_worth(config: ConfigDict) -> None:
       f'search.worth.networks is {given}, allowed: {least} or more, for the '
       f'worths of {len(space.gates)} decisions'
     )
-  if space.num_networks < least:
+  # The very networks that will be scored.
+  probability = config.search.keep_probability
+  drawn = draw(space, given, probability, np.random.default_rng(config.seed))
+  if len(drawn) < least:
     raise UserError(
-      f"search.method is 'worth', allowed: 'gradient' or 'evolution' in a "
-      f'space of only {space.num_networks} networks'
+      f"search.method is 'worth', which finds only {len(drawn)} different "
+      f'networks in this space with search.keep_probability {probability}, '
+      f'allowed: where there are {least}'
     )
 
 

@@ -197,6 +197,11 @@ def test_other_targets_take_the_same_supernet(searched, tmp_path):
     ({'search__targets_ms': (0.1,)}, ['search.curve_points is 3', 'one of']),
     ({'search__method': 'gradient'}, ['search.curve_points is 3', 'worth']),
     ({'search__lambda_': 1.0}, ['search.lambda_ is 1', "'worth'"]),
+    # All gates open: one network, drawn again and again.
+    (
+      {'search__keep_probability': 1.0},
+      ['only 1 different', 'search.keep_probability 1.0'],
+    ),
   ],
 )
 def test_refusals(changes, words, tmp_path):
