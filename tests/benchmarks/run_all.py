@@ -77,6 +77,12 @@ def input_(r: dict[str, Any]) -> Figures:
   yield 'share of decoding in it', f'{r["decode_share_of_ours"]:.2f}'
 
 
+def folder(r: dict[str, Any]) -> Figures:
+  what = 'folder of JPEG files at 128 px: ours / image_dataset_from_directory'
+  yield f'{what}, images/s', f'{r["ours_over_usual"]:.2f}'
+  yield f'{what}, images a CPU second', f'{r["ours_over_usual_per_cpu_s"]:.2f}'
+
+
 def export(r: dict[str, Any]) -> Figures:
   models = r['models']
   yield (
@@ -153,6 +159,7 @@ SCRIPTS: dict[str, Callable[[dict[str, Any]], Figures]] = {
   'bench_depthwise': depthwise,
   'bench_multipath': multipath,
   'bench_input': input_,
+  'bench_folder': folder,
   'bench_export': export,
   'bench_table': table,
   'bench_tpu': tpu,
