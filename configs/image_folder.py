@@ -47,6 +47,7 @@ def get_config() -> ConfigDict:
   config.space.head_channels = 320
 
   config.train.dropout = 0.2
+  config.train.mixup = placeholder(float)
   for recipe in (config.search, config.train):
     recipe.epochs = placeholder(float)
     recipe.batch_size = placeholder(int)

@@ -9,8 +9,7 @@ Trains the network that the paper found; any other zoo network with
 --config.architecture='' for the one that configs/imagenet_search.py left in the
 workdir.
 
-Extras of later recipes are off: --config.dataset.randaugment_operations=2,
---config.train.mixup=0.2, --config.train.random_erasing=0.25,
+Extras of later recipes are off: --config.train.mixup=0.2,
 --config.train.optimizer=adamw, --config.train.schedule=cosine.
 
 Needs: imagenet2012 prepared by tfds (`tfds build imagenet2012`, which asks for

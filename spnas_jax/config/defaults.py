@@ -209,8 +209,6 @@ def _train() -> ConfigDict:
   c = _recipe()
   # Alpha of mixup's Beta distribution (0.2 is usual); 0 = no mixup.
   c.mixup = 0.0
-  # Probability that a rectangle of an image is erased, fraction.
-  c.random_erasing = 0.0
   # Weights at the start: 'scratch'; 'inherit', from the search's supernet; the
   # path of an .npz file with a PyTorch state dict (docs/networks.md), which
   # stays as it is if train.epochs is 0; or a workdir with a finished training

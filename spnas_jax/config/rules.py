@@ -74,7 +74,6 @@ RANGES: dict[str, tuple[float, float]] = {
   'ablate.num_networks': (2, MANY),
   'ablate.ranking_images': (1, MAX_INT),
   'train.mixup': (0, 100),
-  'train.random_erasing': (0, 1),
   'train.freeze_epochs': (0, MAX_EPOCHS),
   'train.backbone_rate': (0, 1),
   'evaluate.batch_size': (1, MAX_INT),

@@ -55,6 +55,14 @@ _NO_INFLUENCE = (
   'folder',  # What is in it counts, see `stage_inputs`.
 )
 
+# Keys of older versions, with the value under which they did nothing: their
+# workdirs go on.
+_GONE = {
+  'train.random_erasing': 0.0,
+  'dataset.randaugment_operations': 0,
+  'dataset.randaugment_magnitude': 9.0,
+}
+
 
 # A JSON list of numbers over several lines, which no JSON string has.
 _NUMBERS = re.compile(r'\[\n\s*(?:[-+.\deE]+,\n\s*)*[-+.\deE]+\n\s*\]')
@@ -311,6 +319,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
     new: of this version.
   """
   new = json.loads(json.dumps(new))
+  old = {k: v for k, v in old.items() if _GONE.get(k, ...) != v}
   # A fact beside the configuration has no default: it is not compared.
   unrecorded = {**new, **_defaults()}
   changed = [

@@ -57,10 +57,6 @@ def default_config() -> ConfigDict:
   # Evaluation resizes whole images; with 'inception' the central square of
   # 7/8 of the short side.
   config.augment = 'crop'
-  # RandAugment behind `augment`, with cache=False: operations for each image (2
-  # is usual, 0 = none) and their strength, 0 to 10.
-  config.randaugment_operations = 0
-  config.randaugment_magnitude = 9.0
   # Padding on each side before 'crop' and 'crop_flip', in output pixels.
   config.crop_padding = 3
   # How images are resized: 'bilinear' or 'bicubic'.
@@ -114,7 +110,6 @@ def check(dataset_config: ConfigDict) -> None:
     ('train_examples', 0, 2**31 - 1),
     ('test_examples', 0, 2**31 - 1),
     ('shuffle_buffer', 1, 2**31 - 1),
-    ('randaugment_operations', 0, 100),
     ('split_seed', 0, 2**31 - 1),
     ('shrink_to', 0, 2**15),
   ):
@@ -125,18 +120,6 @@ def check(dataset_config: ConfigDict) -> None:
       )
   _check_splits(dataset_config)
   pixel_statistics.check(dataset_config)
-  if not 0 <= dataset_config.randaugment_magnitude <= 10:
-    raise UserError(
-      'dataset.randaugment_magnitude is '
-      f'{dataset_config.randaugment_magnitude}, allowed: 0 to 10.'
-    )
-  if dataset_config.randaugment_operations and dataset_config.cache:
-    raise UserError(
-      'dataset.randaugment_operations is '
-      f'{dataset_config.randaugment_operations}, allowed: 0 with '
-      'dataset.cache=True, whose pictures are only cropped and mirrored; set '
-      'dataset.cache=False.'
-    )
   if dataset_config.cache and dataset_config.augment == 'inception':
     raise UserError(
       "dataset.augment is 'inception', which crops the original pixels; the "

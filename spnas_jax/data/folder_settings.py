@@ -16,6 +16,8 @@ _STEPS_OF_AN_EPOCH = 8
 _EPOCHS = (30, 200)
 _IMAGES_SEEN = 1_000_000
 LEAST_STEPS = 300
+# Training images below which they are blended, and how much.
+_MIXUP_IMAGES, _MIXUP = 1000, 0.2
 
 
 def settings(
@@ -43,6 +45,8 @@ def settings(
     (`search.warmup_epochs`) is warm-up. The more classes an image is told
     apart by, the longer a supernet needs: from 100 classes on it is two thirds
     of `train.epochs`.
+  * `train.mixup`: 0.2 below 1,000 training images, each of which is seen often;
+    none above (docs/lab/training_log.md has what it brought).
   * `space.stem_stride`: 1 below 64 pixels, else 2.
   * `train.checkpoint_epochs`, `search.checkpoint_epochs`: a tenth of the run,
     at least one epoch.
@@ -80,6 +84,7 @@ def settings(
     'search.checkpoint_epochs': float(max(1, search // 10)),
     'train.batch_size': batch,
     'train.epochs': float(train),
+    'train.mixup': _MIXUP if num_train < _MIXUP_IMAGES else 0.0,
     'train.checkpoint_epochs': float(max(1, train // 10)),
     'evaluate.batch_size': batch,
   }

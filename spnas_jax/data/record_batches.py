@@ -21,7 +21,6 @@ from spnas_jax.data import (
   datasets,
   image_decoding,
   preprocessing,
-  rand_augment,
   unreadable,
 )
 from spnas_jax.data import store as dataset_store
@@ -238,15 +237,6 @@ class _ImageReader:
       )
     if augment in ('crop_flip', 'inception'):
       image = preprocessing.random_flip(image, flip_seed)
-    operations = self._config.randaugment_operations
-    if operations:
-      # A seed of its own: without RandAugment crops and flips stay the same.
-      image = rand_augment.rand_augment(
-        image,
-        tf.random.experimental.stateless_fold_in(seed, 2),
-        operations,
-        self._config.randaugment_magnitude,
-      )
     return image
 
   def plain(self, encoded: Any) -> Any:

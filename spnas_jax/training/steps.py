@@ -12,7 +12,7 @@ import optax
 from jax import Array, lax
 
 from spnas_jax.core.parallel import AXIS, average
-from spnas_jax.training.batch_augmentation import mixup, random_erasing
+from spnas_jax.training.mixup import mixup
 from spnas_jax.training.objective import cross_entropy, objective
 from spnas_jax.training.optimizer import decayed, moving_average
 from spnas_jax.training.schedules import ema_decay
@@ -103,9 +103,6 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     mask = dropout_mask(key, recipe.dropout, batch['label'].shape[0], features)
     images, weight = batch['image'], jnp.float32(1)
-    if recipe.random_erasing:
-      own = jax.random.fold_in(key, 1)
-      images = random_erasing(own, images, recipe.random_erasing)
     if recipe.mixup:
       images, weight = mixup(jax.random.fold_in(key, 2), images, recipe.mixup)
 

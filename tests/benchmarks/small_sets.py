@@ -6,8 +6,8 @@ CIFAR-10 as JPEG files in class folders (lossy: not CIFAR-10 proper). One
 network is trained on all images of five classes. Then it is trained for the
 five others with 50 and with 500 images a class: from scratch, from those
 weights, from those weights with the classifier alone first and a slower
-backbone after; and from scratch with RandAugment, mixup or random erasing
-on top of the crops and mirror images that all rows have. Every row has the same
+backbone after; and from scratch with mixup on top of the crops and mirror
+images that all rows have. Every row has the same
 number of steps and three seeds; all of the five classes' test images are
 scored. Rows are workdirs of main.py, so an interrupted run goes on. Writes
 `results/small_sets.json`.
@@ -51,13 +51,7 @@ ARMS: dict[str, dict[str, Any]] = {
     'train.freeze_epochs': 1 / 3,  # Of the epochs of the row.
     'train.backbone_rate': 0.3,
   },
-  'rand_augment': {
-    'dataset.cache': False,
-    'dataset.randaugment_operations': 1,
-    'dataset.randaugment_magnitude': 5.0,
-  },
   'mixup': {'train.mixup': 0.2},
-  'erasing': {'train.random_erasing': 0.25},
 }
 SEEDS = (0, 1, 2)
 
@@ -134,7 +128,7 @@ def main() -> None:
     'steps': STEPS,
     'rows': [],
   }
-  for count, (name, options) in itertools.product((50, 500), ARMS.items()):
+  for (name, options), count in itertools.product(ARMS.items(), (50, 500)):
     epochs = STEPS * BATCH / (count * len(OTHERS))
     own = {**options}
     if 'train.init' in own:

@@ -57,7 +57,6 @@ MORE = {
   'dataset.test_examples': (0, 1, 10**9, 10**12),
   'dataset.shuffle_buffer': (1, 10**9, 10**12),
   'dataset.holdout': (0.0, 1e-9, 0.5, 0.999999),
-  'dataset.randaugment_magnitude': (0.0, 10.0, math.nan),
   'dataset.mean': ((0.0,), (0.5, 0.5), (math.nan,), ()),
   'dataset.std': ((0.0,), (1e-30,), (-1.0,)),
   'space.channels': ((1, 1), (MAX_CHANNELS, 1), (0, 1), (10**9, 1)),

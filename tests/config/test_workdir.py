@@ -85,6 +85,10 @@ def test_what_the_record_has_is_compared():
   assert 'search.remat: true' in differences({**now, 'search.remat': True}, now)
   gone = {**now, 'search.gone': 1}
   assert 'search.gone: 1 there, null here' in differences(gone, now)
+  # A key that no version has any more, where it did nothing and where it did.
+  key = 'dataset.randaugment_operations'
+  assert not differences({**now, key: 0}, now)
+  assert f'{key}: 2 there' in differences({**now, key: 2}, now)
 
 
 def test_a_finished_stage_without_inputs_is_not_taken_for_any(tmp_path):

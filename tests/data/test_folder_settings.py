@@ -54,6 +54,7 @@ def test_two_classes_of_a_few_hundred():
     'search.checkpoint_epochs': 10.0,
     'train.batch_size': 32,
     'train.epochs': 200.0,
+    'train.mixup': 0.2,
     'train.checkpoint_epochs': 20.0,
     'evaluate.batch_size': 32,
   }
@@ -67,6 +68,7 @@ def test_a_hundred_classes_of_many(side, augment, cache, stride):
   found = folder_settings.settings(50_000, 100, side, side)
   assert found['train.batch_size'] == 128
   assert found['train.epochs'] == 30
+  assert found['train.mixup'] == 0
   assert found['search.epochs'] == 20
   assert found['dataset.augment'] == augment
   assert found['dataset.cache'] is cache
