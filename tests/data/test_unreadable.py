@@ -184,7 +184,10 @@ def test_only_what_cannot_be_read_changes(folder, route):
   assert changed == 4
 
 
-@pytest.mark.parametrize('route', ROUTES)
+@pytest.mark.parametrize(
+  'route',
+  ['cached', 'records', pytest.param('window', marks=pytest.mark.slow)],
+)
 def test_a_resumed_run_goes_on_with_the_very_images(folder, route):
   """From every step of two epochs, before and after it was told of."""
   from spnas_jax.data import unreadable

@@ -11,7 +11,20 @@ from spnas_jax.config.workdir import Workdir
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.stages import search
 
+# Each by itself, and (the quicker ones to run) several at once.
 SPACES = {
+  'three of everything': {
+    'kernels': (3, 5, 7),
+    'expansions': (2, 4, 6),
+    'squeeze_ratios': (0.0, 0.25),
+  },
+  'a choice for each stage, narrower': {
+    'kernels': ((3, 5), (5, 7)),
+    'expansions': ((3, 6), (2, 4)),
+    'width': 0.5,
+    'channels': (16, 32),
+    'first': 'ds_k3_c16',
+  },
   'three kernel sizes': {'kernels': (3, 5, 7)},
   'three expansion ratios': {'expansions': (2, 4, 6)},
   'a choice for each stage': {
@@ -27,7 +40,13 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize('name', SPACES)
+@pytest.mark.parametrize(
+  'name',
+  [
+    pytest.param(name, marks=() if i < 2 else pytest.mark.slow)
+    for i, name in enumerate(SPACES)
+  ],
+)
 def test_search_lands_in_a_wider_space(name, tmp_path):
   """Target met, network inside the space, gates of every kind exist."""
   config = tiny_run.get_config()
