@@ -147,6 +147,7 @@ def _decisions(found: Findings) -> Section:
   space = found.space
   if (
     space is not None
+    and found.gates_decided
     and steps is not None
     and logits is not None
     and logits.shape == (len(steps), len(space.gates))

@@ -59,9 +59,9 @@ def _search_verdicts(found: Findings) -> Iterable[Verdict]:
 
 def _gate_verdicts(found: Findings) -> Iterable[Verdict]:
   """What became of the gates, where they decided."""
-  r = found.stage('search')
-  if r.get('inputs', {}).get('search.method', 'gradient') != 'gradient':
+  if not found.gates_decided:
     return
+  r = found.stage('search')
   target = r.get('target_ms')
   raw, changed = r.get('raw_decode_ms'), r.get('projected_layers')
   if target is not None and raw is not None and changed is not None:

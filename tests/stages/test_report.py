@@ -374,3 +374,15 @@ def test_top_5_of_five_classes_is_left_out(classes, tmp_path, quick):
   report.run(config, workdir)
   page = (tmp_path / 'report' / 'index.html').read_text()
   assert ('top-5' in page.lower()) == (classes == 6)
+
+
+def test_gates_that_did_not_decide_are_not_spoken_of(config, full):
+  """After a search by scores: no picture of them, no verdict on them."""
+  results = full.results()
+  results['search']['inputs'] = {'search.method': 'worth'}
+  full.write('results.json', json.dumps(results))
+  figures = report.run(config, full)['figures']
+  assert 'report/gates.png' not in figures and 'report/worths.png' in figures
+  assert 'gates' not in re.sub(
+    r'<table.*?</table>', '', page_of(full), flags=re.S
+  )
