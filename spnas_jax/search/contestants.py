@@ -27,11 +27,8 @@ from spnas_jax.search.multipath_step import (
   make_weight_step,
 )
 from spnas_jax.search.projection import project_likelihoods
-from spnas_jax.search.search_setup import (
-  SearchProblem,
-  blank_state,
-  make_search,
-)
+from spnas_jax.search.search_problem import SearchProblem
+from spnas_jax.search.search_setup import blank_state, make_search
 from spnas_jax.search.search_step import Search, make_search_step
 from spnas_jax.training.run_setup import (
   image_shape,

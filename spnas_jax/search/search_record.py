@@ -16,8 +16,8 @@ from spnas_jax.core.errors import UserError
 from spnas_jax.models.supernet import inherit, layer_name
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.space import Choices, SearchSpace
+from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.search.search_setup import (
-  SearchProblem,
   blank_state,
   make_search,
   other_supernet,

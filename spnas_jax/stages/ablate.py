@@ -34,8 +34,8 @@ from spnas_jax.data import input_pipeline
 from spnas_jax.models.supernet import SuperNet
 from spnas_jax.networks.sampling import MAX_DRAWS, random_choices
 from spnas_jax.networks.space import SearchSpace
+from spnas_jax.search.search_problem import load_table
 from spnas_jax.search.search_record import check_finished, finished_search
-from spnas_jax.search.search_setup import load_table
 from spnas_jax.search.search_step import Search
 from spnas_jax.search.shared_kernels import shared_kernels
 from spnas_jax.search.subnets import Subnets

@@ -44,7 +44,7 @@ from spnas_jax.search.contestants import (
   num_trainable,
   programs,
 )
-from spnas_jax.search.search_setup import SearchProblem, load_table
+from spnas_jax.search.search_problem import SearchProblem, load_table
 from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.history import History
 from spnas_jax.training.loop import run_steps

@@ -31,7 +31,7 @@ from spnas_jax.latency.open_device import open_device
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks import zoo
 from spnas_jax.networks.architecture import Architecture, num_macs, num_params
-from spnas_jax.search.search_setup import load_table
+from spnas_jax.search.search_problem import load_table
 from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.run_setup import check_recipe, check_split
 from spnas_jax.training.trained import score_from_scratch

@@ -25,11 +25,8 @@ from spnas_jax.core.tpu_compiler import (
   tpu_devices,
   try_batch,
 )
-from spnas_jax.search.search_setup import (
-  SearchProblem,
-  blank_state,
-  make_search,
-)
+from spnas_jax.search.search_problem import SearchProblem
+from spnas_jax.search.search_setup import blank_state, make_search
 from spnas_jax.search.search_step import make_search_step
 from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.run_setup import image_shape, init_variables

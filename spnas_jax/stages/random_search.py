@@ -20,7 +20,7 @@ from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.sampling import MAX_DRAWS, random_networks
 from spnas_jax.report.significance import difference, network_means
-from spnas_jax.search.search_setup import SearchProblem
+from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.run_setup import check_recipe, check_split
 from spnas_jax.training.trained import score_from_scratch

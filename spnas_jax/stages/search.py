@@ -26,6 +26,7 @@ from spnas_jax.search import worth as worths
 from spnas_jax.search.diagnostics import health
 from spnas_jax.search.evolution import Evolution, evolve
 from spnas_jax.search.gates import Decision
+from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.search.search_record import (
   finished_search,
   params_sha256,
@@ -33,7 +34,6 @@ from spnas_jax.search.search_record import (
   supernet_arrays,
 )
 from spnas_jax.search.search_setup import (
-  SearchProblem,
   check_phases,
   check_worth,
   create_state,

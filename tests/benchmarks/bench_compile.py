@@ -30,7 +30,7 @@ def child(case: str) -> dict[str, float]:
   from spnas_jax import startup
   from spnas_jax.core.tpu_compiler import lower
   from spnas_jax.search.contestants import make_contestant, programs
-  from spnas_jax.search.search_setup import SearchProblem
+  from spnas_jax.search.search_problem import SearchProblem
 
   startup.prepare_jax()
   module, size, batch, *_ = CPU_CASES[case]

@@ -23,7 +23,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 from spnas_jax import startup
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.search.contestants import make_contestant, num_trainable
-from spnas_jax.search.search_setup import SearchProblem
+from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.stages.compare import price_here
 
 FACTORS = ('params', 'temp_bytes', 'peak_bytes', 'step_seconds')

@@ -23,11 +23,8 @@ import jax
 
 from spnas_jax import startup
 from spnas_jax.core.parallel import pmap_step, replicate
-from spnas_jax.search.search_setup import (
-  SearchProblem,
-  create_state,
-  make_search,
-)
+from spnas_jax.search.search_problem import SearchProblem
+from spnas_jax.search.search_setup import create_state, make_search
 from spnas_jax.search.search_step import make_search_step
 from spnas_jax.training.run_setup import device_batches
 

@@ -85,11 +85,8 @@ def our_steps(case: str):
   import numpy as np
 
   from spnas_jax.core.parallel import pmap_step, replicate
-  from spnas_jax.search.search_setup import (
-    SearchProblem,
-    create_state,
-    make_search,
-  )
+  from spnas_jax.search.search_problem import SearchProblem
+  from spnas_jax.search.search_setup import create_state, make_search
   from spnas_jax.search.search_step import make_search_step
   from spnas_jax.training.run_setup import init_variables
   from spnas_jax.training.steps import make_train_step

@@ -42,7 +42,7 @@ from spnas_jax.search.contestants import (
   num_trainable,
   programs,
 )
-from spnas_jax.search.search_setup import SearchProblem
+from spnas_jax.search.search_problem import SearchProblem
 
 SHARE = 128
 PAPER, WIDE = (3, 6), (1, 2, 3, 6)

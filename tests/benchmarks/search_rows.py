@@ -41,7 +41,7 @@ from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir, fingerprint, stage_inputs
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.architecture import Architecture
-from spnas_jax.search.search_setup import SearchProblem
+from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.stages.random_search import draw
 from spnas_jax.training.trained import score_from_scratch
 

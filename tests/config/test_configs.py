@@ -26,7 +26,8 @@ from spnas_jax.config.spaces import dataset_facts, make_space
 from spnas_jax.core.errors import UserError
 from spnas_jax.data import datasets, pixel_statistics
 from spnas_jax.networks import zoo
-from spnas_jax.search.search_setup import SearchProblem, make_search
+from spnas_jax.search.search_problem import SearchProblem
+from spnas_jax.search.search_setup import make_search
 from spnas_jax.training.schedules import learning_rate_schedule
 from spnas_jax.training.trained import training_parts
 

@@ -33,8 +33,8 @@ from spnas_jax.networks.block import (
   OPS,
   Block,
 )
+from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.search.search_setup import (
-  SearchProblem,
   check_phases,
   create_state,
   make_search,

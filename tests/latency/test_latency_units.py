@@ -15,7 +15,7 @@ from spnas_jax.latency import units as latency_units
 from spnas_jax.latency.devices import OperationTime
 from spnas_jax.latency.table import LatencyTable, network_keys
 from spnas_jax.networks.architecture import Architecture, num_macs
-from spnas_jax.search.search_setup import SearchProblem
+from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.stages.profile import same_unit
 
 TABLES = pathlib.Path(__file__).resolve().parents[2] / 'latency'

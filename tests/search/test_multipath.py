@@ -31,7 +31,7 @@ from spnas_jax.search.projection import (
   project_likelihoods,
 )
 from spnas_jax.search.runtime import RuntimeModel
-from spnas_jax.search.search_setup import SearchProblem
+from spnas_jax.search.search_problem import SearchProblem
 
 SPACE = tiny.space()
 COUNT = int(num_paths(SPACE).sum())

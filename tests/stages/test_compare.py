@@ -11,7 +11,7 @@ from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency.table import LatencyTable
-from spnas_jax.search.search_setup import SearchProblem
+from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.stages import compare
 
 

@@ -10,7 +10,7 @@ import tiny_run
 
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
-from spnas_jax.search.search_setup import SearchProblem
+from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.stages import random_search
 from spnas_jax.stages.random_search import draw, summary
 from spnas_jax.training import trained as trained_lib

@@ -18,9 +18,9 @@ from spnas_jax.config.workdir import Workdir
 from spnas_jax.core import tensorflow_setup
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency.table import LatencyTable
+from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.search.search_record import finished_search
 from spnas_jax.search.search_setup import (
-  SearchProblem,
   create_state,
   make_search,
   search_inputs,

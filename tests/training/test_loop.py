@@ -12,11 +12,8 @@ from refusals import refused
 from spnas_jax import cli
 from spnas_jax.config import spaces
 from spnas_jax.config.workdir import Workdir
-from spnas_jax.search.search_setup import (
-  SearchProblem,
-  create_state,
-  make_search,
-)
+from spnas_jax.search.search_problem import SearchProblem
+from spnas_jax.search.search_setup import create_state, make_search
 from spnas_jax.stages import evaluate, search
 from spnas_jax.training.checkpoint import Checkpoints
 
