@@ -235,6 +235,10 @@ def _check_search(c: ConfigDict) -> None:
         f'search.{key} is {c[key]}, allowed with search.method worth only, '
         'whose supernet serves more than one target'
       )
+  for target in c.targets_ms:
+    # An empty default says nothing of the type.
+    if isinstance(target, bool) or not isinstance(target, (int, float)):
+      raise UserError(f'search.targets_ms has {target!r}, allowed: numbers, ms')
   if c.targets_ms and c.curve_points:
     raise UserError(
       f'search.targets_ms is {tuple(c.targets_ms)} and search.curve_points is '

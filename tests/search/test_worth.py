@@ -194,6 +194,10 @@ def test_other_targets_take_the_same_supernet(searched, tmp_path):
   [
     ({'search__worth__networks': 5}, ['search.worth.networks is 5', 'or more']),
     ({'search__curve_points': 0, 'search__targets_ms': (1e9,)}, ['has 1e+09']),
+    (
+      {'search__curve_points': 0, 'search__targets_ms': ('fast',)},
+      ["search.targets_ms has 'fast'"],
+    ),
     ({'search__targets_ms': (0.1,)}, ['search.curve_points is 3', 'one of']),
     ({'search__method': 'gradient'}, ['search.curve_points is 3', 'worth']),
     ({'search__lambda_': 1.0}, ['search.lambda_ is 1', "'worth'"]),
