@@ -121,9 +121,7 @@ def judges(worths: Sequence[pathlib.Path]) -> dict[str, np.ndarray]:
     own = np.array([scores[text] for text in known])
     found[f'supernet {name}'] = own
     found[f'supernet {name}, additive'] = left_out(features, own)
-  gates = np.array(
-    [space.gates_of(space.choices_of(_gates(space, a))) for a in archs]
-  )
+  gates = np.array([_gates(space, arch) for arch in archs])
   for path in worths:
     rows = json.loads((path / 'results.json').read_text())['search'][
       'decisions'
