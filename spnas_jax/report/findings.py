@@ -75,12 +75,6 @@ class Findings:
     value = self.results.get(name)
     return value if isinstance(value, dict) else {}
 
-  @property
-  def gates_decided(self) -> bool:
-    """Whether the search's thresholds chose the network, not scores."""
-    inputs = self.stage('search').get('inputs', {})
-    return inputs.get('search.method', 'gradient') == 'gradient'
-
 
 def gather(config: ConfigDict, workdir: Workdir) -> Findings:
   """Reads everything.

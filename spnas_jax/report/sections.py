@@ -30,6 +30,7 @@ from spnas_jax.report.tables import (
   stage_table,
   tables_of,
 )
+from spnas_jax.report.verdicts import gates_decided
 
 
 def sections(found: Findings) -> Iterator[Section]:
@@ -147,7 +148,7 @@ def _decisions(found: Findings) -> Section:
   space = found.space
   if (
     space is not None
-    and found.gates_decided
+    and gates_decided(found)
     and steps is not None
     and logits is not None
     and logits.shape == (len(steps), len(space.gates))

@@ -59,7 +59,7 @@ def _search_verdicts(found: Findings) -> Iterable[Verdict]:
 
 def _gate_verdicts(found: Findings) -> Iterable[Verdict]:
   """What became of the gates, where they decided."""
-  if not found.gates_decided:
+  if not gates_decided(found):
     return
   r = found.stage('search')
   target = r.get('target_ms')
@@ -91,6 +91,12 @@ def _table_verdicts(found: Findings) -> Iterable[Verdict]:
     )
     kind = 'good' if error <= _CLOSE_PCT else 'bad'
     yield Verdict(kind, f'Latency table: {text}')
+
+
+def gates_decided(found: Findings) -> bool:
+  """Whether the search's thresholds chose the network, not scores."""
+  inputs = found.stage('search').get('inputs', {})
+  return inputs.get('search.method', 'gradient') == 'gradient'
 
 
 def same_network(found: Findings) -> bool:
