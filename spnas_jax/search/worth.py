@@ -16,7 +16,6 @@ target, any number of targets from one supernet.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,28 +92,6 @@ def estimate(gates: np.ndarray, cross_entropies: np.ndarray) -> Worth:
     np.sqrt(np.maximum(np.diag(covariance)[1:], 0)),
     float(fitted[0]),
     float(np.sqrt(variance)),
-  )
-
-
-def measure(
-  space: SearchSpace,
-  score: Callable[[np.ndarray], dict[str, float]],
-  count: int,
-  probability: float,
-  rng: np.random.Generator,
-) -> Worth:
-  """Scores random networks and fits the gates' worths.
-
-  Args:
-    space: the search space.
-    score: gates [num_gates] -> {'cross_entropy'}, see `Subnets`.
-    count: networks to score.
-    probability: that a gate is open; the supernet's own in its training.
-    rng: draws the networks.
-  """
-  drawn = draw(space, count, probability, rng)
-  return estimate(
-    drawn, np.array([score(gates)['cross_entropy'] for gates in drawn])
   )
 
 

@@ -44,7 +44,7 @@ from spnas_jax.search.search_setup import (
 from spnas_jax.search.search_step import Search, make_search_step
 from spnas_jax.search.subnets import Subnets, forced_scores
 from spnas_jax.stages.frame import Task, stage
-from spnas_jax.training.history import History
+from spnas_jax.training.history import History, npz
 from spnas_jax.training.loop import run_steps
 from spnas_jax.training.run_setup import (
   check_recipe,
@@ -82,6 +82,10 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
     lambda result: _spell(result, len(problem.space.layers)),
   )
 
+
+# What method 'worth' leaves of the networks it scored: 'gates' [n, num_gates]
+# and 'cross_entropy' [n], nats.
+SCORED = 'search/scored.npz'
 
 run = stage('search', prepare, check)
 
@@ -239,7 +243,8 @@ def _by_worth(
 ) -> tuple[Choices, dict[str, Any]]:
   """(network of the most worth for the target, what to report of it all).
 
-  Leaves `search/curve/NAME.json` for every further target.
+  Leaves the scored networks and, for every further target,
+  `search/curve/NAME.json`.
   """
   c, start = config.search, time.monotonic()
   space, table = problem.space, problem.table
@@ -249,13 +254,11 @@ def _by_worth(
     f'search: {c.worth.networks} random networks are scored on '
     f'{subnets.num_images} {subnets.split} images'
   )
-  worth = worths.measure(
-    space,
-    subnets.score,
-    c.worth.networks,
-    c.keep_probability,
-    np.random.default_rng(config.seed),
-  )
+  rng = np.random.default_rng(config.seed)
+  drawn = worths.draw(space, c.worth.networks, c.keep_probability, rng)
+  scored = np.array([subnets.score(gates)['cross_entropy'] for gates in drawn])
+  workdir.write(SCORED, npz({'gates': drawn, 'cross_entropy': scored}))
+  worth = worths.estimate(drawn, scored)
   found = worths.choose(space, table, worth, problem.target_ms, c.slack)
   seconds = round(time.monotonic() - start, 3)
   curve = []
