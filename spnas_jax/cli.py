@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from spnas_jax.config.files import config_path
-from spnas_jax.core.errors import Diverged, UserError
+from spnas_jax.core.errors import Diverged, UserError, Waiting
 from spnas_jax.stage_runs import ALL, STAGES
 from spnas_jax.stage_runs import run as run_stage
 
@@ -115,9 +115,12 @@ def run(argv: list[str]) -> None:
 
 def guarded(call, *args):
   """Ends in one line: wrong input with exit code 2, a diverged run with 1,
-  Ctrl-C with 130."""
+  Ctrl-C with 130, one that waits for somebody with 0."""
   try:
     return call(*args)
+  except Waiting as e:
+    print(' '.join(str(e).split()))
+    sys.exit(0)
   except (UserError, Diverged) as e:
     print(f'error: {" ".join(str(e).split())}', file=sys.stderr)
     sys.exit(2 if isinstance(e, UserError) else 1)

@@ -28,7 +28,9 @@ def default_config() -> ConfigDict:
   # Path of the latency table (JSON), or 'measure': before the first stage that
   # needs one, build_table times `device` and leaves one in the workdir.
   config.latency_table = ''
-  # What `build_table`, `validate_table` and `profile` measure: 'host' or 'adb'.
+  # What `build_table`, `validate_table` and `profile` measure: 'host', 'adb' (a
+  # phone), 'ssh' (another computer), or 'files': models are written for
+  # somebody else to time (latency/README.md).
   config.device = 'host'
   config.dataset = datasets.default_config()
   config.space = _space()
@@ -258,14 +260,22 @@ def _profile() -> ConfigDict:
   c = ConfigDict()
   # Interpreter threads.
   c.threads = 1
+  # files: what the models are timed on, as tables and results name it.
+  c.device_name = 'a device without a name'
   # Unmeasured runs before the first round.
   c.warmup_runs = 20
   # Interleaved rounds, and runs in each.
   c.rounds = 20
   c.runs_per_round = 10
-  # adb: serial of the phone ('' = the only one attached), path of Android's
-  # benchmark_model binary on this machine, seconds of rest between models.
+  # adb: serial of the phone ('' = the only one attached).
   c.adb_serial = ''
+  # ssh: the host as ssh takes it, an ssh configuration file ('' = the user's
+  # own), and how Python starts there.
+  c.ssh_host = ''
+  c.ssh_config = ''
+  c.ssh_python = 'python3'
+  # adb, ssh: path, on this machine, of the device's benchmark_model ('' = with
+  # ssh its Python, which needs ai-edge-litert); seconds of rest between models.
   c.benchmark_model = ''
   c.cooldown_seconds = 10.0
   # Longest run of one measurement, seconds.

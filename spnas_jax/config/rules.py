@@ -120,7 +120,7 @@ _RECIPE_CHOICES = {
 CHOICES: dict[str, tuple[str, ...]] = {
   **{f'search.{k}': v for k, v in _RECIPE_CHOICES.items()},
   **{f'train.{k}': v for k, v in _RECIPE_CHOICES.items()},
-  'device': ('host', 'adb'),
+  'device': ('host', 'adb', 'ssh', 'files'),
   'space.activation': ACTIVATIONS,
   'search.method': ('gradient', *SHARED_SUPERNET),
   'search.gates': GATES,

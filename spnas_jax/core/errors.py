@@ -11,3 +11,10 @@ class UserError(Exception):
 
 class Diverged(Exception):
   """A loss or weight became NaN or infinite; `main.py` exits with code 1."""
+
+
+class Waiting(Exception):
+  """A stage goes on once somebody has done something outside of it.
+
+  The message says what; `main.py` prints it and exits with code 0.
+  """

@@ -101,6 +101,19 @@ def operations(model: bytes) -> list[str]:
   return [codes[o.opcodeIndex] for o in root.subgraphs[0].operators]
 
 
+def macs(model: bytes) -> float:
+  """Multiply-adds of a model's convolutions and dense layers, one image."""
+  root, codes = unpack(model)
+  graph, total = root.subgraphs[0], 0.0
+  for operator in graph.operators:
+    code = codes[operator.opcodeIndex]
+    if code in ('CONV_2D', 'DEPTHWISE_CONV_2D', 'FULLY_CONNECTED'):
+      weights = np.prod(graph.tensors[operator.inputs[1]].shape)
+      places = graph.tensors[operator.outputs[0]].shape[1:-1]
+      total += float(weights) * float(np.prod(places))
+  return total
+
+
 def with_any_batch(model: bytes) -> bytes:
   """The same operations for any batch size; the default stays what it was.
 

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.latency.devices import Device, Samples, Timing
+from spnas_jax.latency.exchange import ExchangeDevice
 
 # Seconds of samples that an interruption which nothing can catch may cost.
 _SAVE_SECONDS = 2.0
@@ -36,7 +37,12 @@ def measure(
 
   Returns:
     name -> timing.
+
+  Raises:
+    Waiting: the models are there for somebody else to time.
   """
+  if isinstance(device, ExchangeDevice):
+    return device.exchanged(stage, workdir, models)
   name = f'{stage}/samples.json'
   samples: Samples = {}
   if (workdir / name).exists():
@@ -84,6 +90,8 @@ def forget(stage: str, workdir: Workdir) -> None:
 
 def protocol(device: Device, settings: ConfigDict) -> dict[str, object]:
   """How numbers were measured, for tables and results."""
+  if isinstance(device, ExchangeDevice):
+    return {'statistic': device.statistic, 'spread': 'interquartile range'}
   return {
     'warmup_runs': settings.warmup_runs,
     'rounds': settings.rounds,
