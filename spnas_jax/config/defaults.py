@@ -298,6 +298,9 @@ def _build_table() -> ConfigDict:
   c = ConfigDict()
   # Name written into the table.
   c.name = 'host'
+  # device 'files': path of a CSV `network,ms` with times of whole networks, to
+  # which the entries are fitted; '' = operations are timed.
+  c.networks = ''
   # Whole random networks timed to fit the calibration factor; 0 = factor 1.
   c.calibration_networks = 6
   # Interleaved rounds over all operations, and runs of each in a round.

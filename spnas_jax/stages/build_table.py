@@ -8,6 +8,9 @@ things keep a sum of such times accurate:
   a model that does next to nothing, and subtracted from all but the stem.
 * Alone, an operation finds other cache contents than in a network. Whole random
   networks are timed in the same rounds, and one factor is fitted to them.
+
+With `build_table.networks` nothing is timed: the entries are fitted to times of
+whole networks, which a file has (`latency/whole_networks.py`).
 """
 
 from __future__ import annotations
@@ -18,8 +21,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spnas_jax.config.spaces import make_space
-from spnas_jax.config.workdir import Workdir, stage_inputs
-from spnas_jax.latency import measuring
+from spnas_jax.config.workdir import Workdir, fingerprint, stage_inputs
+from spnas_jax.core.errors import UserError
+from spnas_jax.latency import measuring, whole_networks
 from spnas_jax.latency.devices import Device
 from spnas_jax.latency.entries import space_entries
 from spnas_jax.latency.open_device import open_device
@@ -41,6 +45,14 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
     UserError: the device cannot be used.
   """
   device = open_device(config)
+  rows = None
+  if path := config.build_table.networks:
+    if config.device != 'files':
+      raise UserError(
+        f'build_table.networks is {path!r}, which somebody else has timed; '
+        f"device is {config.device!r}, must be 'files'"
+      )
+    rows = fingerprint(whole_networks.read_rows(path, make_space(config)))
   inputs = stage_inputs(
     config,
     'seed',
@@ -49,6 +61,7 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
     'dataset.image_size',
     'profile.threads',
     device=device.describe()['device'],
+    **({'rows': rows} if rows else {}),
   )
   space = make_space(config)
   return Task(
@@ -66,6 +79,10 @@ def _build(
   config: ConfigDict, workdir: Workdir, device: Device, space: SearchSpace
 ) -> dict[str, Any]:
   image_size = config.dataset.image_size
+  if config.build_table.networks:
+    table, fitted = whole_networks.table_from_networks(config, device, space)
+    workdir.write('latency_table.json', table.to_json() + '\n')
+    return whole_networks.summary(table, space, fitted)
   entries = space_entries(space, image_size)
   networks = random_networks(
     space,

@@ -9,9 +9,12 @@ import pytest
 import tiny
 from authors import imagenet_space
 
+from configs import fbnet_cifar
+from spnas_jax.config.spaces import make_space
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency.table import LatencyTable, Positional
 from spnas_jax.networks import zoo
+from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.space import Choice, SearchSpace, Stage
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -74,6 +77,31 @@ def test_pixel1_rows_are_the_publishers():
   assert len(PIXEL1.entries) == 1 + 20 * 4
   assert PIXEL1.factor == 1.0 and PIXEL1.image_size == 224
   assert 'Apache' in PIXEL1.provenance
+
+
+@pytest.mark.parametrize(
+  ('name', 'wanted', 'limits'),
+  [
+    ('raspi4_fbnet', 37.3517, (10.0031, 79.2216)),
+    ('pixel3_fbnet', 20.4139, (3.9543, 47.0918)),
+  ],
+)
+def test_fbnet_tables_give_the_published_times(name, wanted, limits):
+  """One of the networks that HELP published, to 0.1 us a layer."""
+  table = LatencyTable.load(name)
+  arch = Architecture.from_string(
+    'stem_k3_s1_i3_c16 ir_r1_k5_s1_e1_c16 ir_r1_k5_s1_e6_c24 '
+    'ir_r1_k5_s1_e3_c24 ir_r1_k3_s1_e3_c24 ir_r1_k3_s1_e1_c24 '
+    'ir_r1_k3_s2_e1_c32 ir_r1_k5_s1_e1_c32 ir_r1_k3_s1_e1_c32 '
+    'ir_r2_k5_s2_e6_c64 ir_r2_k3_s1_e3_c64 ir_r1_k5_s1_e1_c112 '
+    'ir_r1_k5_s1_e3_c112 ir_r1_k3_s1_e1_c112 ir_r1_k5_s1_e6_c112 '
+    'ir_r1_k5_s2_e6_c184 ir_r2_k5_s1_e1_c184 ir_r1_k5_s1_e6_c352 '
+    'head_c1504 fc_c10'
+  )
+  assert table.predict(arch) == pytest.approx(wanted, abs=2e-3)
+  space = make_space(fbnet_cifar.get_config())
+  assert table.limits(space) == pytest.approx(limits, abs=5e-5)
+  assert 'MIT' in table.provenance
 
 
 # --- positional look-up -------------------------------------------------------
