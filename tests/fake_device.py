@@ -66,13 +66,14 @@ _random_tflite = table_entries.random_tflite
 
 
 @functools.cache
-def _kept(module, input_shape) -> bytes:
-  return _random_tflite(module, input_shape, np.random.default_rng(0))
+def _kept(module, input_shape, precision) -> bytes:
+  rng = np.random.default_rng(0)
+  return _random_tflite(module, input_shape, rng, precision)
 
 
-def _kept_tflite(module, input_shape, rng) -> bytes:
+def _kept_tflite(module, input_shape, rng, precision='float32') -> bytes:
   del rng
-  return _kept(module, input_shape)
+  return _kept(module, input_shape, precision)
 
 
 def install(monkeypatch, device: Device) -> None:

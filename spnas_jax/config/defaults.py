@@ -243,7 +243,8 @@ def _export() -> ConfigDict:
   c.normalise_inside = True
   # Training images from which int8 ranges are calibrated.
   c.calibration_images = 256
-  # Test images on which exported and JAX outputs are compared.
+  # Test images on which exported and JAX outputs are compared; all of them if
+  # the latency table is of int8 models, whose accuracy then counts.
   c.check_images = 128
   # Images of one inference; 0 = dynamic.
   c.batch_size = 1
@@ -298,6 +299,9 @@ def _build_table() -> ConfigDict:
   c = ConfigDict()
   # Name written into the table.
   c.name = 'host'
+  # What is timed: 'float32', 'float16' (weights) or 'int8' models. The table
+  # says it: who reads it times alike, and exports that as the main file.
+  c.precision = 'float32'
   # device 'files': path of a CSV `network,ms` with times of whole networks, to
   # which the entries are fitted; '' = operations are timed.
   c.networks = ''

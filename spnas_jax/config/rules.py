@@ -23,6 +23,8 @@ MANY = 100_000
 MAX_INT = 2**31 - 1
 MAX_LAYERS = 200  # Of all stages together.
 DAY = 86_400.0  # Seconds.
+# Of the models that are exported and timed.
+PRECISIONS = ('float32', 'float16', 'int8')
 
 _RECIPE_RANGES = {
   'epochs': (0, MAX_EPOCHS),
@@ -121,6 +123,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
   **{f'search.{k}': v for k, v in _RECIPE_CHOICES.items()},
   **{f'train.{k}': v for k, v in _RECIPE_CHOICES.items()},
   'device': ('host', 'adb', 'ssh', 'files'),
+  'build_table.precision': PRECISIONS,
   'space.activation': ACTIVATIONS,
   'search.method': ('gradient', *SHARED_SUPERNET),
   'search.gates': GATES,

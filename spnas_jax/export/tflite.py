@@ -18,9 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from spnas_jax.config.rules import PRECISIONS
 from spnas_jax.core.tensorflow_setup import load_tensorflow
-
-PRECISIONS = ('float32', 'float16', 'int8')
 
 
 def convert(
@@ -81,8 +80,8 @@ def convert(
       converter.optimizations = [tf.lite.Optimize.DEFAULT]
     if precision == 'float16':
       converter.target_spec.supported_types = [tf.float16]
-    if precision == 'int8':
-      inputs = [np.asarray(x, np.float32) for x in calibration or ()]
+    if precision == 'int8' and calibration is not None:
+      inputs = [np.asarray(x, np.float32) for x in calibration]
       converter.representative_dataset = lambda: ([x] for x in inputs)
       converter.target_spec.supported_ops = [
         tf.lite.OpsSet.TFLITE_BUILTINS_INT8

@@ -1,7 +1,9 @@
 """The operations of a search space as small networks that can be timed.
 
 Every entry of a latency table is one of these, exported by itself with random
-weights: neither convolutions nor activations take longer for other values.
+weights: neither convolutions nor activations take longer for other values. For
+the same reason the ranges of int8 models come from a stand-in: standard normal
+inputs, which is what batch norm makes of real ones.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from spnas_jax.export import tflite
+from spnas_jax.export import int8_ranges, tflite
 from spnas_jax.latency.table import block_key, head_key, stem_key
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.models.layers import Frame, MBConv, Style
@@ -24,6 +26,9 @@ from spnas_jax.networks.architecture import (
   block_input_sizes,
 )
 from spnas_jax.networks.space import SearchSpace
+
+# Inputs from which an int8 model's ranges are taken.
+_CALIBRATION = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +55,11 @@ class Entry:
   def input_shape(self) -> tuple[int, int, int, int]:
     return (1, self.size, self.size, self.channels)
 
-  def to_tflite(self, rng: np.random.Generator) -> bytes:
-    """The operation as a float32 TFLite model with random weights."""
-    return random_tflite(_Part(self), self.input_shape, rng)
+  def to_tflite(
+    self, rng: np.random.Generator, precision: str = 'float32'
+  ) -> bytes:
+    """The operation as a TFLite model with random weights."""
+    return random_tflite(_Part(self), self.input_shape, rng, precision)
 
 
 def network_entries(arch: Architecture, image_size: int) -> list[Entry]:
@@ -95,8 +102,9 @@ def network_tflite(
   image_size: int,
   rng: np.random.Generator,
   num_blocks: int | None = None,
+  precision: str = 'float32',
 ) -> bytes:
-  """A bare float32 network with random weights.
+  """A bare network with random weights.
 
   With `num_blocks`, only the stem and that number of blocks.
   """
@@ -104,15 +112,36 @@ def network_tflite(
   if num_blocks is not None:
     network = _Beginning(arch, num_blocks)
   shape = (1, image_size, image_size, arch.input_channels)
-  return random_tflite(network, shape, rng)
+  return random_tflite(network, shape, rng, precision)
 
 
 def random_tflite(
-  module: nn.Module, input_shape: tuple[int, ...], rng: np.random.Generator
+  module: nn.Module,
+  input_shape: tuple[int, ...],
+  rng: np.random.Generator,
+  precision: str = 'float32',
 ) -> bytes:
-  """A module as a float32 TFLite model with random weights."""
+  """A module as a TFLite model with random weights.
+
+  Args:
+    module: what to export.
+    input_shape: of its input.
+    rng: of the weights and, for int8, of the inputs that give the ranges.
+    precision: see `tflite.convert`; int8 models take and give int8, so that
+      one operation is followed by the next without a conversion in between.
+  """
   variables = random_variables(module, input_shape, rng)
-  return tflite.convert(lambda x: module.apply(variables, x), input_shape)
+  calibration = None
+  if precision == 'int8':
+    calibration = rng.standard_normal((_CALIBRATION, *input_shape), np.float32)
+  model = tflite.convert(
+    lambda x: module.apply(variables, x),
+    input_shape,
+    precision=precision,
+    calibration=calibration,
+    integers='int8',
+  )
+  return int8_ranges.widen(model) if precision == 'int8' else model
 
 
 def random_variables(

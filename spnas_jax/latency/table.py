@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from spnas_jax.config.rules import PRECISIONS
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.places import shipped
 from spnas_jax.core.remote import as_path, reaching
@@ -84,6 +85,7 @@ class LatencyTable:
       was fitted and its own error.
     positional: set for tables keyed by position.
     provenance: where the figures come from, licence.
+    precision: 'float32', 'float16' or 'int8': of the models that were timed.
   """
 
   name: str
@@ -97,11 +99,17 @@ class LatencyTable:
   calibration: dict[str, Any]
   positional: Positional | None = None
   provenance: str = ''
+  precision: str = 'float32'
 
   def __post_init__(self):
     _check_number('image_size', self.image_size)
     _check_number('threads', self.threads)
     _check_number('calibration.factor', self.calibration.get('factor'))
+    if self.precision not in PRECISIONS:
+      raise UserError(
+        f'latency_table: precision is {self.precision!r}, allowed: '
+        f'{", ".join(PRECISIONS)}'
+      )
     for key, entry in self.entries.items():
       ms = entry.get('ms') if isinstance(entry, dict) else entry
       _check_number(f'entries.{key}.ms', ms)
@@ -156,7 +164,11 @@ class LatencyTable:
 
   def to_json(self) -> str:
     """The table as JSON text; `load` reads it back exactly."""
-    return json.dumps({'schema': SCHEMA, **dataclasses.asdict(self)}, indent=1)
+    fields = dataclasses.asdict(self)
+    # Tables without the field are float32; what they say stays the same.
+    if self.precision == 'float32':
+      del fields['precision']
+    return json.dumps({'schema': SCHEMA, **fields}, indent=1)
 
   def fingerprint(self) -> str:
     """Short hash of all that the table says."""

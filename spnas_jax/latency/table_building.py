@@ -33,15 +33,30 @@ def export_all(
   networks: dict[str, Architecture],
   image_size: int,
   seed: int,
+  precision: str = 'float32',
 ) -> dict[str, bytes]:
   """Models of entries, networks and the empty model, by key or block string."""
   rng = np.random.default_rng([seed, _WEIGHT_STREAM])
   say(f'exporting {len(entries)} operations, {len(networks)} networks')
-  models = {key: entry.to_tflite(rng) for key, entry in entries.items()}
+  models = {
+    key: entry.to_tflite(rng, precision) for key, entry in entries.items()
+  }
   for name, arch in networks.items():
-    models[name] = network_tflite(arch, image_size, rng)
-  models[_EMPTY] = tflite.convert(lambda x: x + 1.0, (1, 1, 1, 8))
+    models[name] = network_tflite(arch, image_size, rng, None, precision)
+  models[_EMPTY] = empty_tflite(precision)
   return models
+
+
+def empty_tflite(precision: str) -> bytes:
+  """A model that does next to nothing: the time of a call."""
+  shape = (1, 1, 1, 8)
+  return tflite.convert(
+    lambda x: x + 1.0,
+    shape,
+    precision=precision,
+    calibration=np.linspace(-1, 1, 16, dtype=np.float32).reshape(2, *shape),
+    integers='int8',
+  )
 
 
 def make_table(
@@ -88,6 +103,7 @@ def make_table(
       list(networks), sums, [timings[name].ms for name in networks]
     ),
     provenance='measured by the stage build_table',
+    precision=config.build_table.precision,
   )
 
 

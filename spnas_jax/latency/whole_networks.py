@@ -181,6 +181,7 @@ def table_from_networks(
       'measured_ms': [],
     },
     provenance='fitted to whole networks by the stage build_table',
+    precision=config.build_table.precision,
   ), fitted
 
 

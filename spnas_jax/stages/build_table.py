@@ -89,7 +89,13 @@ def _build(
     config.build_table.calibration_networks,
     np.random.default_rng([config.seed, CALIBRATION_STREAM]),
   )
-  models = export_all(entries, networks, image_size, config.seed)
+  models = export_all(
+    entries,
+    networks,
+    image_size,
+    config.seed,
+    config.build_table.precision,
+  )
   timings = measuring.measure(
     'build_table', workdir, device, models, config.build_table
   )

@@ -222,8 +222,11 @@ def _milliseconds(
     return [_predict(table, entry.arch) for entry in entries]
   rng = np.random.default_rng(config.seed)
   image_size = config.dataset.image_size
+  precision = table.precision if table else 'float32'
   models = {
-    entry.arch.to_string(): network_tflite(entry.arch, image_size, rng)
+    entry.arch.to_string(): network_tflite(
+      entry.arch, image_size, rng, None, precision
+    )
     for entry in entries
   }
   timings = measuring.measure(STAGE, workdir, device, models, config.profile)

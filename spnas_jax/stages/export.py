@@ -25,6 +25,7 @@ from spnas_jax.data.folder_names import title
 from spnas_jax.export import int8_process, int8_ranges, tflite
 from spnas_jax.export.metadata import ModelDescription, with_metadata
 from spnas_jax.export.network import FILES, to_tflite
+from spnas_jax.latency.table import LatencyTable
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.stages.frame import Task, stage
@@ -41,6 +42,7 @@ _MOST_REL_DIFF = 1e-2
 def prepare(config: ConfigDict, workdir: Workdir) -> Task:
   """Leaves three models and `model.json`, which describes them.
 
+  The main one has the precision of the latency table: what was searched for.
   Where the int8 model cannot be made or run, the others stay and the result
   says why.
 
@@ -50,9 +52,14 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
   inputs = stage_inputs(
     config, 'seed', 'dataset', 'export', trained=trained_hash(workdir)
   )
+  main = 'float32'
+  if config.latency_table:
+    main = LatencyTable.load(config.latency_table).precision
+  if main != 'float32':  # What an older version exported is float32's.
+    inputs['precision'] = main
   return Task(
     inputs,
-    lambda: _export(config, workdir, inputs),
+    lambda: _export(config, workdir, inputs, main),
     lambda result: spell_result(result, str(workdir / 'model.tflite')),
     claim={},
   )
@@ -62,7 +69,7 @@ run = stage('export', prepare)
 
 
 def _export(
-  config: ConfigDict, workdir: Workdir, inputs: dict[str, Any]
+  config: ConfigDict, workdir: Workdir, inputs: dict[str, Any], main: str
 ) -> dict[str, Any]:
   arch, variables = load_trained(config, workdir)
   described = describe(config, arch, workdir, inputs['trained'])
@@ -75,9 +82,10 @@ def _export(
   # Written before anything is tried that may go wrong.
   for precision, model in models.items():
     workdir.write(FILES[precision][0], model)
-  pixels, labels = input_pipeline.test_images(
-    config.dataset, config.export.check_images
-  )
+  count = config.export.check_images
+  if main == 'int8':
+    count = dataset_facts(config).num_test
+  pixels, labels = input_pipeline.test_images(config.dataset, count)
   normalised = augmentation.normalize(pixels, config.dataset)
   images = pixels if config.export.normalise_inside else normalised
   logits = {p: tflite.run(model, images) for p, model in models.items()}
@@ -96,9 +104,11 @@ def _export(
   for precision, (_, ending) in FILES.items():
     made = precision in models
     result[f'bytes{ending}'] = len(models[precision]) if made else None
+  result['main_file'] = FILES[main][0]
   result['int8_error'] = int8.error or None
   result['int8_guessed_ranges'] = list(int8.guessed)
   sidecar = describe_models(config, arch, models)
+  sidecar['main'] = FILES[main][0]
   sidecar['provenance']['inputs_hash'] = fingerprint(inputs)
   workdir.write('model.json', json.dumps(sidecar, indent=1) + '\n')
   return result
@@ -191,6 +201,12 @@ def spell_result(result: dict[str, Any], path: str) -> list[str]:
     f'{result["bytes_fp16"] / 1e6:.2f}, int8 {int8}); scores within '
     f'{result["max_abs_diff"]:.1e} of JAX over {result["num_images"]} images'
   ]
+  if result['main_file'] == FILES['int8'][0] and int8 != 'none':
+    lines.append(
+      f'{result["main_file"]} is what was searched for: top-1 '
+      f'{100 * result["top1_int8"]:.2f}% of {result["num_images"]:,} test '
+      f'images, float32 {100 * result["top1"]:.2f}%'
+    )
   if result['max_rel_diff'] > _MOST_REL_DIFF:
     lines.append(
       f'WARNING: the float32 scores are off by '

@@ -86,7 +86,8 @@ def _measure(
   table: LatencyTable | None,
 ) -> dict[str, Any]:
   arch, image_size, files = read_exported(workdir)
-  beginnings = export_beginnings(arch, image_size)
+  precision = table.precision if table else 'float32'
+  beginnings = export_beginnings(arch, image_size, precision)
   bare = beginnings.pop(_BARE)
   # Differences of growing parts are a layer's time inside the network, for a
   # device that does not report it.
@@ -114,6 +115,7 @@ def _measure(
     **prediction,
     'operations': [dataclasses.asdict(o) for o in operations],
     **device.describe(),
+    'precision': precision,
     'threads': device.threads,
     'conditions': device.conditions(),
     'protocol': measuring.protocol(device, config.profile),
@@ -138,14 +140,17 @@ def read_exported(
     ) from e
 
 
-def export_beginnings(arch: Architecture, image_size: int) -> dict[str, bytes]:
+def export_beginnings(
+  arch: Architecture, image_size: int, precision: str
+) -> dict[str, bytes]:
   """Growing parts of a network: stem; stem, one block; ...; all of it."""
   rng = np.random.default_rng(0)
   parts = {
-    f'stem and {n} blocks': network_tflite(arch, image_size, rng, n)
+    f'stem and {n} blocks': network_tflite(arch, image_size, rng, n, precision)
     for n in range(len(arch.blocks) + 1)
   }
-  return {**parts, _BARE: network_tflite(arch, image_size, rng)}
+  bare = network_tflite(arch, image_size, rng, None, precision)
+  return {**parts, _BARE: bare}
 
 
 def file_times(timings: dict[str, Timing]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _measure(
   say(f'validate_table: exporting {len(networks)} networks')
   rng = np.random.default_rng(config.seed)
   models = {
-    name: network_tflite(arch, table.image_size, rng)
+    name: network_tflite(arch, table.image_size, rng, None, table.precision)
     for name, arch in networks.items()
   }
   return measuring.measure(
