@@ -318,6 +318,9 @@ def _validate_table() -> ConfigDict:
   c = ConfigDict()
   # Random networks that the table has not seen.
   c.num_networks = 20
+  # Also write latency_table_recalibrated.json: the table with the factor that
+  # its own networks have today.
+  c.recalibrate = False
   c.rounds = 20
   c.runs_per_round = 5
   c.warmup_runs = 5

@@ -29,6 +29,8 @@ from spnas_jax.networks.architecture import Architecture
 from spnas_jax.stages.frame import Task, stage
 
 _BARE = 'bare network'
+# Mean error, percent, below which no table's own is taken to be.
+_LEAST_OWN_PCT = 0.5
 
 
 def check(config: ConfigDict, workdir: Workdir) -> None:
@@ -71,7 +73,7 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
   return Task(
     inputs,
     lambda: _measure(config, workdir, device, table),
-    lambda result: [spell_result(result)],
+    lambda result: [spell_result(result), *drift_warning(result, table)],
     after=lambda: measuring.forget('profile', workdir),
   )
 
@@ -157,7 +159,7 @@ def file_times(timings: dict[str, Timing]) -> dict[str, Any]:
   """Times of the exported files and of the bare network.
 
   'median_ms*' are medians of the samples, None for a file that is not there;
-  'bare_ms' is what a table holds.
+  'bare_ms' is what a table holds, 'bare_spread_ms' its interquartile range.
   """
   result: dict[str, Any] = {}
   for name, ending in FILES.values():
@@ -166,6 +168,7 @@ def file_times(timings: dict[str, Timing]) -> dict[str, Any]:
     result[f'spread_ms{ending}'] = timing and timing.spread_ms
   result['bare_median_ms'] = timings[_BARE].median_ms
   result['bare_ms'] = timings[_BARE].ms
+  result['bare_spread_ms'] = timings[_BARE].spread_ms
   return result
 
 
@@ -250,6 +253,32 @@ def sum_operations(
   return [
     sum(o.mean_ms for o in operations[start:end])
     for start, end in zip(starts, ends, strict=True)
+  ]
+
+
+def drift_warning(
+  result: dict[str, Any], table: LatencyTable | None
+) -> list[str]:
+  """A line where the device is not what it was when the table was made.
+
+  One network's error holds the table's own, the noise of the measurement, and
+  what the device has changed by; a warning needs more than the first two.
+  """
+  error = result['error_pct']
+  if table is None or error is None:
+    return []
+  own = table.calibration.get('mean_abs_pct') or 0.0
+  noise = 50 * result['bare_spread_ms'] / result['bare_ms']
+  # Three mean errors: one network in fifty is further off by itself.
+  allowed = 3 * max(own, _LEAST_OWN_PCT) + noise
+  if abs(error) <= allowed:
+    return []
+  slower = 'slower' if error < 0 else 'faster'
+  return [
+    f'WARNING: the network is {abs(error):.1f}% {slower} than predicted, and '
+    f'the table (of {table.date or "an unknown day"}) and the noise explain '
+    f'{allowed:.1f}%: the device has changed. Minutes bring the table up to '
+    'date: --stage=validate_table --config.validate_table.recalibrate=True'
   ]
 
 

@@ -1,7 +1,13 @@
-"""Stage `validate_table`: does the table predict networks it has not seen?"""
+"""Stage `validate_table`: does the table predict networks it has not seen?
+
+The networks of its calibration are timed again: what has changed in them is the
+device. With `validate_table.recalibrate` that becomes the table's new factor.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
 from typing import Any
 
 import numpy as np
@@ -28,6 +34,7 @@ from spnas_jax.stages.frame import Task, stage
 
 # Mean absolute error, percent, up to which a table is called good and usable.
 _GOOD_PCT, _USABLE_PCT = 2.0, 5.0
+RECALIBRATED = 'latency_table_recalibrated.json'
 
 
 def prepare(config: ConfigDict, workdir: Workdir) -> Task:
@@ -38,6 +45,10 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
   """
   device = open_device(config)
   table = load_for(config, device)
+  if config.validate_table.recalibrate and not table.calibration.get(
+    'networks'
+  ):
+    recalibrated(table, None, {})  # Refuses before anything is timed.
   inputs = stage_inputs(
     config, 'seed', 'space', 'validate_table', table=table.fingerprint()
   )
@@ -55,17 +66,66 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
       'protocol': measuring.protocol(device, config.validate_table),
       'conditions': device.conditions(),
     }
+    if config.validate_table.recalibrate:
+      fresh = recalibrated(table, moved, device.conditions())
+      workdir.write(RECALIBRATED, fresh.to_json() + '\n')
+      result['recalibrated_factor'] = fresh.factor
     return {**result, 'verdict': verdict(result)}
 
   return Task(
     inputs,
     validate,
-    lambda result: [result['verdict']],
+    lambda result: _spell(result, workdir),
     after=lambda: _leave(workdir),
   )
 
 
 run = stage('validate_table', prepare)
+
+
+def _spell(result: dict[str, Any], workdir: Workdir) -> list[str]:
+  lines = [result['verdict']]
+  if 'recalibrated_factor' in result:
+    lines.append(
+      f'{workdir / RECALIBRATED} has the factor '
+      f'{result["recalibrated_factor"]:.4f} of today'
+    )
+  return lines
+
+
+def recalibrated(
+  table: LatencyTable, drift_pct: float | None, conditions: dict[str, Any]
+) -> LatencyTable:
+  """The table at today's speed of its device.
+
+  Args:
+    table: as it was made.
+    drift_pct: see `drift`.
+    conditions: of the device today.
+
+  Raises:
+    UserError: the table has no networks whose times were known.
+  """
+  if drift_pct is None:
+    raise UserError(
+      f'validate_table.recalibrate is True, but {table.name!r} has no networks '
+      'that it was calibrated with; make a table with '
+      'build_table.calibration_networks above 0'
+    )
+  ratio = 1 + drift_pct / 100
+  calibration = {
+    **table.calibration,
+    'factor': table.factor * ratio,
+    'measured_ms': [ratio * ms for ms in table.calibration['measured_ms']],
+    'drift_pct': drift_pct,
+    'made': table.date,
+  }
+  return dataclasses.replace(
+    table,
+    calibration=calibration,
+    date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+    protocol={**table.protocol, 'conditions': conditions},
+  )
 
 
 def _measure(

@@ -43,6 +43,28 @@ def test_verdict_on_the_measurement():
   assert kind == 'note' and 'none: another device' in text
 
 
+@pytest.mark.parametrize(
+  ('measured', 'kind', 'words'),
+  [
+    (0.9, 'good', '10.0% below'),
+    (1.001, 'note', '0.1% above the target of 1.000 ms, within the noise of'),
+    (1.02, 'bad', '2.0% above'),
+  ],
+)
+def test_a_miss_that_noise_explains_is_no_failure(measured, kind, words):
+  """Rounds differ by 20 us (interquartile range): 1 us too much says nothing,
+  20 us do."""
+  profile = {'bare_ms': measured, 'bare_spread_ms': 0.02, 'median_ms': 2.0}
+  lines = said(
+    {
+      'search': {'target_ms': 1.0, 'predicted_ms': 1.0},
+      'profile': {**profile, 'predicted_ms': measured},
+    }
+  )
+  (found,) = [line for line in lines if 'Measured, it is' in line[1]]
+  assert found[0] == kind and words in found[1]
+
+
 def test_verdict_on_a_network_that_was_not_searched():
   lines = said(
     {

@@ -13,7 +13,7 @@ from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency.devices import OperationTime
 from spnas_jax.latency.entries import random_variables
-from spnas_jax.latency.table import network_keys
+from spnas_jax.latency.table import LatencyTable, network_keys
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.stages import build_table, export, profile
 from spnas_jax.stages.profile import sum_operations
@@ -88,6 +88,23 @@ def test_prediction_is_held_against_the_bare_network(
   count = len(device.taken)
   assert profile.run(c, Workdir(run_dir)) == result
   assert len(device.taken) == count
+
+
+def test_a_device_that_has_changed_is_said(exported, device, run_dir, tmp_path):
+  """The table's own error and the noise explain a percent or two; ten do not,
+  and the line says how to go on."""
+  c, _, _ = exported
+  c = with_table(c, tmp_path)
+  result = profile.run(c, Workdir(run_dir))
+  table = LatencyTable.load(c.latency_table)
+  assert profile.drift_warning(result, table) == []
+  slower = {**result, 'error_pct': -10.0}
+  (line,) = profile.drift_warning(slower, table)
+  assert '10.0% slower than predicted' in line
+  assert 'explain 1.5%' in line and 'validate_table.recalibrate=True' in line
+  noisy = {**slower, 'bare_spread_ms': 0.2 * result['bare_ms']}
+  assert profile.drift_warning(noisy, table) == []
+  assert profile.drift_warning({**slower, 'error_pct': None}, table) == []
 
 
 def test_no_prediction_from_another_device(exported, device, run_dir, tmp_path):

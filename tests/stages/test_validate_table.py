@@ -8,7 +8,7 @@ import fake_device
 import numpy as np
 import pytest
 import tiny
-from fake_device import FakeDevice
+from fake_device import CALL_MS, FakeDevice
 
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
@@ -181,6 +181,44 @@ def test_stage_resumes(config, device, tmp_path):
   device.fail_after = None
   validate_table.run(config, workdir)
   assert len(device.taken) == 16
+
+
+def test_a_table_is_brought_up_to_date(config, device, tmp_path):
+  """The device has become 1.3 times slower since: the factor takes that in, the
+  table says when it was made, and nothing that was there is overwritten. A
+  second look finds no drift."""
+  table = LatencyTable.load(config.latency_table)
+  calibration = {**table.calibration, 'measured_ms': []}
+  for name in table.calibration['networks']:
+    layers = name.count('ir_r1') + 2 * name.count('ir_r2')
+    now = CALL_MS + 2.5 + 4.0 * layers + 1.5
+    calibration['measured_ms'].append(now / 1.3)
+  save(dataclasses.replace(table, calibration=calibration), config)
+  config.validate_table.recalibrate = True
+  workdir = Workdir(tmp_path / 'run')
+  result = validate_table.run(config, workdir)
+  assert result['drift_pct'] == pytest.approx(30, abs=8)
+  path = workdir / validate_table.RECALIBRATED
+  fresh = LatencyTable.load(path)
+  ratio = 1 + result['drift_pct'] / 100
+  assert fresh.factor == pytest.approx(1.25 * ratio)
+  assert fresh.calibration['made'] == '2000-01-01' < fresh.date
+  assert fresh.entries == table.entries
+  config.latency_table = str(path)
+  again = validate_table.run(config, Workdir(tmp_path / 'again'))
+  assert again['drift_pct'] == pytest.approx(0, abs=5)
+
+
+def test_a_table_without_networks_cannot_be_brought_up_to_date(
+  config, device, tmp_path
+):
+  """Refused before anything is timed."""
+  table = LatencyTable.load(config.latency_table)
+  save(dataclasses.replace(table, calibration={'factor': 1.0}), config)
+  config.validate_table.recalibrate = True
+  with pytest.raises(UserError, match='has no networks that it was calibrated'):
+    validate_table.run(config, Workdir(tmp_path / 'run'))
+  assert device.taken == []
 
 
 def test_another_table_is_another_validation(config, device, tmp_path):
