@@ -46,6 +46,12 @@ def compared_points(
   return families, own, kind
 
 
+def scored_points(found: Findings) -> list[Point]:
+  """The random networks to whose scores worths were fitted."""
+  rows = (found.stage('search').get('worth') or {}).get('scored', ())
+  return [Point(row['predicted_ms'], row['top1']) for row in rows]
+
+
 def supernet_point(row: dict[str, Any]) -> Point:
   """A network of an evolution, scored with shared weights."""
   return Point(row['predicted_ms'], row['supernet_top1'])

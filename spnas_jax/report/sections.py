@@ -20,6 +20,7 @@ from spnas_jax.report.page import Picture, Section
 from spnas_jax.report.plot_style import DARK, LIGHT, Palette, kernel_colour, png
 from spnas_jax.report.points import (
   compared_points,
+  scored_points,
   supernet_point,
   trained_points,
 )
@@ -251,14 +252,22 @@ def _accuracy(found: Findings) -> Section:
     )
   curve = result.get('curve') or []
   if curve:
+    scored = scored_points(found)
     own = [supernet_point(result)] if 'supernet_top1' in result else []
     pictures += _draw(
       found,
       'curve',
       'Networks from one supernet for several targets, with its weights, not '
-      'trained on their own.',
+      'trained on their own'
+      + (
+        ', among the random ones that were scored in it to find them. These '
+        'are scored on the images that chose, the curve on others.'
+        if scored
+        else '.'
+      ),
       lambda colours: figures.accuracy_latency(
         own,
+        scored,
         families={'curve': [supernet_point(row) for row in curve]},
         target_ms=target,
         heading='Top-1 in the supernet (%)',

@@ -256,7 +256,8 @@ def _by_worth(
   )
   rng = np.random.default_rng(config.seed)
   drawn = worths.draw(space, c.worth.networks, c.keep_probability, rng)
-  scored = np.array([subnets.score(gates)['cross_entropy'] for gates in drawn])
+  scores = [subnets.score(gates) for gates in drawn]
+  scored = np.array([score['cross_entropy'] for score in scores])
   workdir.write(SCORED, npz({'gates': drawn, 'cross_entropy': scored}))
   worth = worths.estimate(drawn, scored)
   found = worths.choose(space, table, worth, problem.target_ms, c.slack)
@@ -267,7 +268,7 @@ def _by_worth(
     arch = _with_provenance(config, problem, choices, made_by)
     name = curve_name(target_ms)
     workdir.write(curve_file(name), arch.to_json())
-    scores = forced_scores(
+    inside = forced_scores(
       config, c, search.supernet, state.params, space.gates_of(choices)
     )
     curve.append(
@@ -276,8 +277,8 @@ def _by_worth(
         'target_ms': target_ms,
         'predicted_ms': table.predict(arch),
         'architecture': arch.to_string(),
-        'supernet_top1': scores['top1'],
-        'supernet_cross_entropy': scores['cross_entropy'],
+        'supernet_top1': inside['top1'],
+        'supernet_cross_entropy': inside['cross_entropy'],
       }
     )
     say(f'search: {_spell_point(curve[-1])}')
@@ -289,6 +290,10 @@ def _by_worth(
       'scored_on': f'{subnets.num_images} {subnets.split} images',
       'smallest_cross_entropy': worth.smallest,
       'residual': worth.residual,
+      'scored': [
+        {'predicted_ms': table.predict(space.decode(gates)), **score}
+        for gates, score in zip(drawn, scores, strict=True)
+      ],
       'seconds': seconds,
     },
   }
