@@ -97,9 +97,11 @@ class Experiment:
     results = self.load()
     left = [
       row
+      for prefix in args.only.split(',')
       for row in self.rows
-      if row.key.startswith(args.only) and row.key not in results
+      if row.key.startswith(prefix) and row.key not in results
     ]
+    left = list(dict.fromkeys(left))
     failed: list[Row] = []
     running: dict[int, tuple[Row, subprocess.Popen, float]] = {}
     while left or running:
@@ -160,7 +162,11 @@ class Experiment:
       '--cores', default='0,1', help='one process on each of these'
     )
     parser.add_argument('--folder', default=self.folder, help='of the images')
-    parser.add_argument('--only', default='', help='rows whose key starts so')
+    parser.add_argument(
+      '--only',
+      default='',
+      help='rows whose key starts so; several with commas, in that order',
+    )
     parser.add_argument('--row', help='this row alone, in this process')
     parser.add_argument('--list', action='store_true')
     parser.add_argument('--summary', action='store_true')
