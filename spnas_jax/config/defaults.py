@@ -275,6 +275,11 @@ def _profile() -> ConfigDict:
   c.ssh_host = ''
   c.ssh_config = ''
   c.ssh_python = 'python3'
+  # adb, ssh: what runs the operations, 'xnnpack', 'none' (the runtime's own
+  # kernels), 'gpu' or 'nnapi'; and the cores that may be used, a hexadecimal
+  # mask as taskset takes it, '' = all.
+  c.delegate = 'xnnpack'
+  c.adb_cpu_mask = ''
   # adb, ssh: path, on this machine, of the device's benchmark_model ('' = with
   # ssh its Python, which needs ai-edge-litert); seconds of rest between models.
   c.benchmark_model = ''

@@ -124,6 +124,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
   **{f'train.{k}': v for k, v in _RECIPE_CHOICES.items()},
   'device': ('host', 'adb', 'ssh', 'files'),
   'build_table.precision': PRECISIONS,
+  'profile.delegate': ('xnnpack', 'none', 'gpu', 'nnapi'),
   'space.activation': ACTIVATIONS,
   'search.method': ('gradient', *SHARED_SUPERNET),
   'search.gates': GATES,

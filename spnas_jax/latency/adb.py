@@ -37,6 +37,8 @@ class AdbDevice(BenchmarkDevice):
     threads: int = 1,
     cooldown_seconds: float = 10.0,
     timeout_seconds: float = 300.0,
+    delegate: str = 'xnnpack',
+    cpu_mask: str = '',
   ):
     """Finds the phone.
 
@@ -46,6 +48,7 @@ class AdbDevice(BenchmarkDevice):
       threads: of the interpreter.
       cooldown_seconds: rest before each sample.
       timeout_seconds: longest run of the program.
+      delegate, cpu_mask: see `BenchmarkDevice`.
 
     Raises:
       UserError: no adb, no phone that can be used, or no such program.
@@ -53,6 +56,8 @@ class AdbDevice(BenchmarkDevice):
     self.threads = threads
     self.cooldown_seconds = cooldown_seconds
     self.timeout_seconds = timeout_seconds
+    self.delegate = delegate
+    self.cpu_mask = cpu_mask
     self._binary = pathlib.Path(benchmark_model).expanduser()
     if not self._binary.is_file():
       raise UserError(
@@ -75,9 +80,10 @@ class AdbDevice(BenchmarkDevice):
         **{
           k: known[name] for k, name in _PROPERTIES.items() if known.get(name)
         },
+        **self.placement(),
       },
       'software': {
-        'runtime': 'benchmark_model, XNNPACK',
+        'runtime': f'benchmark_model, {self.delegate}',
         'benchmark_model_sha256': binary,
         'android': known.get('ro.build.version.release', ''),
         'build': known.get('ro.build.id', ''),

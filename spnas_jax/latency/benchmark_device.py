@@ -11,6 +11,7 @@ import contextlib
 import time
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
@@ -23,6 +24,13 @@ _PROFILE_FLAGS = (
   '--op_profiling_output_mode=csv --op_profiling_output_file={}',
   '--profiling_output_csv_file={}',
 )
+# What runs the operations -> flags of the program.
+DELEGATES = {
+  'xnnpack': ('--use_xnnpack=true',),
+  'none': ('--use_xnnpack=false',),
+  'gpu': ('--use_gpu=true',),
+  'nnapi': ('--use_nnapi=true',),
+}
 # Longest wait for commands that do not measure, seconds.
 SHORT_SECONDS = 60.0
 
@@ -38,6 +46,9 @@ class BenchmarkDevice(Device):
     parent: folder there in which programs may be kept and started.
     cooldown_seconds: rest before each sample.
     timeout_seconds: longest run of the program.
+    delegate: what runs the operations, one of `DELEGATES`.
+    cpu_mask: of the cores that may be used, hexadecimal as `taskset` takes it;
+      '' = all.
   """
 
   quantile = 0.5
@@ -46,6 +57,8 @@ class BenchmarkDevice(Device):
   parent: str
   cooldown_seconds: float
   timeout_seconds: float
+  delegate: str = 'xnnpack'
+  cpu_mask: str = ''
 
   @abc.abstractmethod
   def program(self) -> bytes:
@@ -153,15 +166,31 @@ class BenchmarkDevice(Device):
   def _benchmark(self, folder: str, graph: str, *flags: str) -> str:
     command = ' '.join(
       (
+        *(('taskset', self.cpu_mask) if self.cpu_mask else ()),
         self.start(f'{folder}/benchmark_model'),
         f'--graph={graph}',
         f'--num_threads={self.threads}',
-        '--use_xnnpack=true',
+        *DELEGATES[self.delegate],
         *flags,
         '2>&1',
       )
     )
-    return self.shell(command, self.timeout_seconds)
+    output = self.shell(command, self.timeout_seconds)
+    if self.delegate in ('gpu', 'nnapi'):
+      self.fallback = benchmark_output.parse_fallback(output)
+    return output
+
+  def placement(self) -> dict[str, Any]:
+    """What a table holds for besides the device: delegate and cores.
+
+    Nothing for the defaults, so that tables made without them still hold.
+    """
+    found = {}
+    if self.delegate != 'xnnpack':
+      found['delegate'] = self.delegate
+    if self.cpu_mask:
+      found['cpu_mask'] = self.cpu_mask
+    return found
 
   def ask(self, command: str) -> str:
     """Output of a command that is only nice to have; '' if it fails."""

@@ -12,7 +12,7 @@ from typing import Any
 from spnas_jax.core.console import last_line
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.tensorflow_setup import load_tensorflow
-from spnas_jax.latency.devices import OperationTime
+from spnas_jax.latency.devices import Fallback, OperationTime
 
 _UNIT = re.compile(r'timings in (\w+):')
 _AVERAGE = re.compile(r'Inference \(avg\): ([0-9.]+(?:e[+-]?[0-9]+)?)')
@@ -34,6 +34,31 @@ def parse_average(text: str) -> float:
   if not found or not 0 < float(found[-1]) < math.inf:
     raise UserError(f'benchmark_model gave no time: {last_line(text)}')
   return float(found[-1]) / 1000
+
+
+def parse_fallback(text: str) -> Fallback:
+  """What the tool says of a delegate and of what it did not take.
+
+  The runtime says 'Replacing 29 out of 31 node(s) with delegate', the GPU's
+  delegate 'the remaining 2 operations will run on the CPU' and, before that, a
+  line for each kind that it does not know.
+  """
+  count = None
+  replaced = re.findall(r'Replacing (\d+) out of (\d+) node', text)
+  if replaced:
+    count = int(replaced[-1][1]) - int(replaced[-1][0])
+  if left := re.findall(r'the remaining (\d+) operations? will run', text):
+    count = int(left[-1])
+  names: dict[str, None] = {}
+  listed = False
+  for line in text.splitlines():
+    if 'are not supported by' in line:
+      listed = True
+    elif listed and (kind := re.match(r'\s*([A-Z][A-Z0-9_]+):', line)):
+      names[kind[1]] = None
+    else:
+      listed = False
+  return Fallback(count, tuple(names))
 
 
 def parse_proto(content: bytes) -> list[OperationTime]:

@@ -54,6 +54,19 @@ class OperationTime:
   count: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Fallback:
+  """Operations that a delegate left to the CPU.
+
+  Attributes:
+    count: how many; None if the tool does not say.
+    names: their kinds, as far as it names them.
+  """
+
+  count: int | None
+  names: tuple[str, ...]
+
+
 class Device(abc.ABC):
   """Something that times models.
 
@@ -64,6 +77,8 @@ class Device(abc.ABC):
     round_seconds: shortest duration of a round; time to rest, and to see more
       of what else runs on the device.
     tells_operations: `operation_times` may know them.
+    fallback: what a delegate left to the CPU in the model timed last; None
+      where there is no delegate that is to run everything.
   """
 
   threads: int
@@ -71,6 +86,7 @@ class Device(abc.ABC):
   statistic: str
   round_seconds: float = 0.0
   tells_operations: bool = False
+  fallback: Fallback | None = None
 
   @abc.abstractmethod
   def describe(self) -> dict[str, dict[str, Any]]:

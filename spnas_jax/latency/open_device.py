@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from ml_collections import ConfigDict
 
 from spnas_jax.core.errors import UserError
@@ -18,9 +20,19 @@ def open_device(config: ConfigDict) -> Device:
   Raises:
     UserError: there is no such device, or it cannot be reached.
   """
-  if config.device == 'host':
-    return HostDevice(threads=config.profile.threads)
   c = config.profile
+  if not re.fullmatch('[0-9a-fA-F]*', c.adb_cpu_mask):
+    raise UserError(
+      f'profile.adb_cpu_mask is {c.adb_cpu_mask!r}, allowed: hexadecimal '
+      "digits as in 'f0', the upper four of eight cores, or ''"
+    )
+  if config.device == 'host':
+    if c.delegate != 'xnnpack':
+      raise UserError(
+        f"profile.delegate is {c.delegate!r}, must be 'xnnpack' for device "
+        "'host'"
+      )
+    return HostDevice(threads=c.threads)
   if config.device == 'adb':
     return AdbDevice(
       serial=c.adb_serial,
@@ -28,6 +40,8 @@ def open_device(config: ConfigDict) -> Device:
       threads=c.threads,
       cooldown_seconds=c.cooldown_seconds,
       timeout_seconds=c.timeout_seconds,
+      delegate=c.delegate,
+      cpu_mask=c.adb_cpu_mask,
     )
   if config.device == 'ssh':
     return SshDevice(
@@ -38,6 +52,8 @@ def open_device(config: ConfigDict) -> Device:
       threads=c.threads,
       cooldown_seconds=c.cooldown_seconds,
       timeout_seconds=c.timeout_seconds,
+      delegate=c.delegate,
+      cpu_mask=c.adb_cpu_mask,
     )
   if config.device == 'files':
     return ExchangeDevice(c.device_name, c.threads)

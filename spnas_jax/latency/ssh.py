@@ -80,6 +80,8 @@ class SshDevice(BenchmarkDevice):
     threads: int = 1,
     cooldown_seconds: float = 10.0,
     timeout_seconds: float = 300.0,
+    delegate: str = 'xnnpack',
+    cpu_mask: str = '',
   ):
     """Connects once, to see that it can.
 
@@ -92,6 +94,7 @@ class SshDevice(BenchmarkDevice):
       threads: of the interpreter.
       cooldown_seconds: rest before each sample.
       timeout_seconds: longest run of the program.
+      delegate, cpu_mask: see `BenchmarkDevice`.
 
     Raises:
       UserError: no host is named, it cannot be reached, or no such program.
@@ -104,10 +107,17 @@ class SshDevice(BenchmarkDevice):
     self.threads = threads
     self.cooldown_seconds = cooldown_seconds
     self.timeout_seconds = timeout_seconds
+    self.delegate = delegate
+    self.cpu_mask = cpu_mask
     self._host = host
     self._options = ['-F', ssh_config] if ssh_config else []
     self._python = python
     self._binary = None
+    if delegate != 'xnnpack' and not benchmark_model:
+      raise UserError(
+        f"profile.delegate is {delegate!r}, must be 'xnnpack' for the Python "
+        'behind ssh; name a benchmark_model for others'
+      )
     if benchmark_model:
       self._binary = pathlib.Path(benchmark_model).expanduser()
       if not self._binary.is_file():
@@ -129,7 +139,9 @@ class SshDevice(BenchmarkDevice):
     return program if self._binary else f'{python} {program}'
 
   def describe(self) -> dict[str, dict[str, Any]]:
-    kind = 'benchmark_model, XNNPACK' if self._binary else 'LiteRT, Python'
+    kind = (
+      f'benchmark_model, {self.delegate}' if self._binary else 'LiteRT, Python'
+    )
     digest = hashlib.sha256(self.program()).hexdigest()
     return {
       'device': {
@@ -137,6 +149,7 @@ class SshDevice(BenchmarkDevice):
         'machine': self._machine,
         'model': self._model,
         'cores': self._cores,
+        **self.placement(),
       },
       'software': {
         'runtime': kind,

@@ -73,7 +73,11 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
   return Task(
     inputs,
     lambda: _measure(config, workdir, device, table),
-    lambda result: [spell_result(result), *drift_warning(result, table)],
+    lambda result: [
+      spell_result(result),
+      *fallback_warning(result),
+      *drift_warning(result, table),
+    ],
     after=lambda: measuring.forget('profile', workdir),
   )
 
@@ -120,6 +124,7 @@ def _measure(
     'precision': precision,
     'threads': device.threads,
     'conditions': device.conditions(),
+    **fell_back(device),
     'protocol': measuring.protocol(device, config.profile),
   }
 
@@ -224,6 +229,14 @@ def _unfit(table: LatencyTable | None, device: Device, image_size: int) -> str:
   return ''
 
 
+def fell_back(device: Device) -> dict[str, Any]:
+  """{'fell_back': {'count', 'operations'}} where a delegate was to run all."""
+  left = device.fallback
+  if left is None:
+    return {}
+  return {'fell_back': {'count': left.count, 'operations': list(left.names)}}
+
+
 def same_unit(operations: list[OperationTime], network_ms: float) -> bool:
   """Whether operations take about as long as their network does.
 
@@ -253,6 +266,18 @@ def sum_operations(
   return [
     sum(o.mean_ms for o in operations[start:end])
     for start, end in zip(starts, ends, strict=True)
+  ]
+
+
+def fallback_warning(result: dict[str, Any]) -> list[str]:
+  """A line where a delegate left operations to the CPU."""
+  left = result.get('fell_back')
+  if not left or not left['count']:
+    return []
+  names = f' ({", ".join(left["operations"])})' if left['operations'] else ''
+  return [
+    f'WARNING: the delegate left {left["count"]} operations of the network to '
+    f'the CPU{names}'
   ]
 
 

@@ -10,11 +10,13 @@ import sys
 import pytest
 from fake_phone import STAND_IN, csv_table, profile_proto
 
+from spnas_jax.config.defaults import default_config
 from spnas_jax.core.errors import UserError
 from spnas_jax.export import tflite
 from spnas_jax.latency import adb as device_adb
 from spnas_jax.latency.adb import AdbDevice, choose_phone
 from spnas_jax.latency.devices import OperationTime
+from spnas_jax.latency.open_device import open_device
 
 
 @pytest.fixture(scope='module')
@@ -113,6 +115,39 @@ def test_adb_measures_and_tidies_up(phone, binary, model):
   assert log.count(' push ') == 3  # The program and each model once.
   for flag in ('num_threads=2', 'num_runs=7', 'warmup_runs=3'):
     assert f'--{flag}' in log
+
+
+def test_delegate_and_cores(phone, binary, model):
+  """The program's own flags; a table of a GPU is not one of the CPU."""
+  device = attach(binary, delegate='gpu', cpu_mask='f0')
+  device.measure({'a': model}, warmup_runs=0, rounds=1, runs_per_round=1)
+  log = (phone / 'log').read_text()
+  assert '--use_gpu=true' in log and 'xnnpack' not in log
+  assert re.search(r'shell taskset f0 \S+/benchmark_model ', log)
+  facts = device.describe()['device']
+  assert (facts['delegate'], facts['cpu_mask']) == ('gpu', 'f0')
+  assert device.fallback is not None and device.fallback.count is None
+  plain = attach(binary, delegate='none')
+  plain.measure({'a': model}, warmup_runs=0, rounds=1, runs_per_round=1)
+  assert '--use_xnnpack=false' in (phone / 'log').read_text()
+  assert plain.fallback is None
+
+
+@pytest.mark.parametrize(
+  ('device', 'changes', 'said'),
+  [
+    ('adb', {'adb_cpu_mask': 'f0; reboot'}, 'adb_cpu_mask.*hexadecimal'),
+    ('host', {'delegate': 'gpu'}, "delegate is 'gpu', must be 'xnnpack'"),
+    ('ssh', {'delegate': 'gpu', 'ssh_host': 'x'}, 'for the Python behind ssh'),
+  ],
+)
+def test_placements_that_are_refused(device, changes, said):
+  """Before anything is run, and nothing of it reaches a shell."""
+  config = default_config()
+  config.device = device
+  config.profile.update(changes)
+  with pytest.raises(UserError, match=said):
+    open_device(config)
 
 
 @pytest.mark.parametrize(

@@ -127,3 +127,34 @@ def test_csv_that_is_none():
   broken = csv_table('Run Order', [('CONV_2D', 'fast', 'x')])
   with pytest.raises(UserError, match='cannot be read'):
     benchmark_output.parse_csv(broken, 1)
+
+
+GPU = """\
+INFO: Created TensorFlow Lite delegate for GPU.
+ERROR: Following operations are not supported by GPU delegate:
+CAST: Operation is not supported.
+SPLIT_V: OP is supported, but tensor type/shape isn't compatible.
+29 operations will run on the GPU, and the remaining 2 operations will run on \
+the CPU.
+INFO: Replacing 29 out of 31 node(s) with delegate (TfLiteGpuDelegateV2) \
+node, yielding 3 partitions for the whole graph.
+"""
+
+
+@pytest.mark.parametrize(
+  ('text', 'count', 'names'),
+  [
+    (GPU, 2, ('CAST', 'SPLIT_V')),
+    ('INFO: Replacing 31 out of 31 node(s) with delegate (X) node', 0, ()),
+    ('Inference timings in us: Init: 1', None, ()),
+    (
+      'INFO: Following operations are not supported by GPU delegate:\n',
+      None,
+      (),
+    ),
+  ],
+)
+def test_what_fell_back_is_counted_and_named(text, count, names):
+  """As the GPU's delegate and the runtime print it."""
+  found = benchmark_output.parse_fallback(text)
+  assert (found.count, found.names) == (count, names)
