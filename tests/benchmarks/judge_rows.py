@@ -64,7 +64,18 @@ NUM_SHORT = 24
 # Control: successive halving, (networks, epochs of each).
 RUNGS = ((16, 0.25), (6, 0.5), (2, 1.5))
 # Supernets, by how they differ from the default of `search.method='worth'`.
-SUPERNETS: dict[str, dict[str, Any]] = {'worth': {'keep_probability': 0.5}}
+SUPERNETS: dict[str, dict[str, Any]] = {
+  'worth': {'keep_probability': 0.5},
+  # Added when the random networks were trained, for their ranking only.
+  'keep70': {'keep_probability': 0.7},
+  'keep30': {'keep_probability': 0.3},
+  'groups': {'keep_probability': 0.5},
+  'sandwich': {'keep_probability': 0.5},
+  'distilled': {'keep_probability': 0.5},
+  'sizes': {'keep_probability': 0.5},
+}
+# Those whose steps are other ones, see `supernet_variants`.
+STEPS = ('groups', 'sandwich', 'distilled', 'sizes')
 CHOOSERS = ('gradient', 'worth', 'evolution', 'additive', 'halving')
 
 
@@ -113,6 +124,14 @@ def rows() -> list[Row]:
     *(Row('halving', DATA, share) for share in SHARES),
     *found('halving', (0,)),
     Row('zero_cost', DATA),
+    *(
+      row
+      for group in [name for name in SUPERNETS if name != 'worth']
+      for row in (
+        Row('search', DATA, 0.0, group),
+        Row('ranking', DATA, group=group),
+      )
+    ),
   ]
 
 
@@ -331,7 +350,10 @@ KEPT = (
 
 def _search(row, config, workdir, results):
   from spnas_jax.stages import search
+  from tests.benchmarks import supernet_variants
 
+  if row.group in STEPS:
+    supernet_variants.install(row.group)
   if row.group == 'evolution':
     config.search.evolution.supernet = str(
       workdir.path.parent / needs(row)[0].key
