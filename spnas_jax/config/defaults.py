@@ -182,6 +182,9 @@ def _search() -> ConfigDict:
   )
   # The found network's latency lies in [(1 - slack) target, target], fraction.
   c.slack = 0.02
+  # Largest .tflite file of the found network, kB (1,000 bytes), in the table's
+  # precision and without metadata; 0 = any.
+  c.max_kb = 0.0
   # method 'worth', more networks from the same supernet: their targets, ms; or
   # how many, evenly spread over the space's latencies, the slowest network the
   # last of them; () and 0 = no more.

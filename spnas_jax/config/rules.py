@@ -56,6 +56,7 @@ RANGES: dict[str, tuple[float, float]] = {
   'search.lambda_': (0, math.inf),
   'search.warmup_epochs': (0, MAX_EPOCHS),
   'search.keep_probability': (1e-3, 1),
+  'search.max_kb': (0, math.inf),
   'search.temperature_start': (1e-3, 100),
   'search.temperature_end': (1e-3, 100),
   'search.threshold_travel': (0, math.inf),

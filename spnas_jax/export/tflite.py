@@ -113,6 +113,37 @@ def macs(model: bytes) -> float:
   return total
 
 
+def arena_bytes(model: bytes) -> int:
+  """Peak memory of the runtime's own kernels for activations, bytes.
+
+  The interpreter gives every activation a place in one arena, where those that
+  are not needed at the same time share memory; its extent is what the model
+  takes beside its weights. XNNPACK and others have memory of their own.
+  """
+  from ai_edge_litert.interpreter import Interpreter, OpResolverType
+
+  with quiet():
+    runner = Interpreter(
+      model_content=model,
+      experimental_op_resolver_type=(
+        OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
+      ),
+    )
+    runner.allocate_tensors()
+  root, _ = unpack(model)
+  tensors = root.subgraphs[0].tensors
+  starts, ends = [], []
+  for index in {int(d['index']) for d in runner.get_tensor_details()}:
+    constant = index >= len(tensors) or (
+      root.buffers[tensors[index].buffer].data is not None
+    )
+    if not constant:
+      view = runner.tensor(index)()
+      starts.append(view.__array_interface__['data'][0])
+      ends.append(starts[-1] + view.nbytes)
+  return max(ends) - min(starts)
+
+
 def with_any_batch(model: bytes) -> bytes:
   """The same operations for any batch size; the default stays what it was.
 

@@ -80,7 +80,8 @@ class LatencyTable:
     date: ISO date of the measurement.
     image_size: side of the network's input, px.
     entries: key -> {'ms', 'spread_ms', 'count'}; spread and count are None
-      where the publisher did not give them.
+      where the publisher did not give them. 'bytes': what the operation adds
+      to a model's file, if known.
     calibration: {'factor', ...}: network time over sum of entries, with how it
       was fitted and its own error.
     positional: set for tables keyed by position.
@@ -200,6 +201,20 @@ class LatencyTable:
       UserError: an operation of the network is not in the table.
     """
     return self.factor * sum(self.entry_ms(k) for k in self.keys_of(arch))
+
+  def predict_bytes(self, arch: Architecture) -> int | None:
+    """Size of a network's .tflite file in the table's precision.
+
+    Within 1% or a few hundred bytes of the bare network's (without metadata
+    and normalisation); None
+    where the table has no sizes.
+    """
+    frame = self.protocol.get('frame_bytes')
+    if self.positional is not None or frame is None:
+      return None
+    sizes = [self.entries[k].get('bytes') for k in self.keys_of(arch)]
+    known = [size for size in sizes if size is not None]
+    return frame + sum(known) if len(known) == len(sizes) else None
 
   def keys_of(self, arch: Architecture) -> tuple[str, ...]:
     """The entries whose sum is the network's latency."""

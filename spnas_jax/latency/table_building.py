@@ -65,8 +65,9 @@ def make_table(
   entries: dict[str, Entry],
   networks: dict[str, Architecture],
   timings: dict[str, Timing],
+  models: dict[str, bytes] | None = None,
 ) -> LatencyTable:
-  """Turns timings into a table."""
+  """Turns timings into a table; with the models it knows sizes as well."""
   overhead = timings[_EMPTY].ms
   rows = {}
   for key, entry in entries.items():
@@ -79,6 +80,10 @@ def make_table(
       'spread_ms': timing.spread_ms,
       'count': timing.count,
     }
+  if models:
+    sizes = operation_bytes(entries, networks, models, config)
+    for key, size in sizes.items():
+      rows[key]['bytes'] = size
   facts = device.describe()
   image_size = config.dataset.image_size
   sums = [
@@ -93,6 +98,7 @@ def make_table(
     protocol={
       **measuring.protocol(device, config.build_table),
       'overhead_ms': overhead,
+      **({'frame_bytes': len(models[_EMPTY])} if models else {}),
       'overhead': 'time of a call, subtracted from every entry but the stem',
       'conditions': device.conditions(),
     },
@@ -105,6 +111,29 @@ def make_table(
     provenance='measured by the stage build_table',
     precision=config.build_table.precision,
   )
+
+
+def operation_bytes(
+  entries: dict[str, Entry],
+  networks: dict[str, Architecture],
+  models: dict[str, bytes],
+  config: ConfigDict,
+) -> dict[str, int]:
+  """What each operation adds to a network's file, bytes.
+
+  Its own file without what the empty model has; and, since names of tensors are
+  longer inside a network, the same for all: what files of whole networks have
+  more than their parts, by operation.
+  """
+  frame = len(models[_EMPTY])
+  sizes = {key: len(models[key]) - frame for key in entries}
+  more = []
+  for name, arch in networks.items():
+    keys = network_keys(arch, config.dataset.image_size)
+    parts = frame + sum(sizes[key] for key in keys)
+    more.append((len(models[name]) - parts) / len(keys))
+  extra = round(float(np.median(more))) if more else 0
+  return {key: size + extra for key, size in sizes.items()}
 
 
 def calibrate(

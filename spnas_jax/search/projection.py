@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from spnas_jax.core.errors import UserError
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.space import Choice, Choices, SearchSpace
 
@@ -84,12 +85,41 @@ def choice_costs(
   return constant, result
 
 
+def choice_bytes(
+  table: LatencyTable, space: SearchSpace
+) -> tuple[int, list[dict[Choice | None, float]]]:
+  """(constant bytes, bytes of each candidate of each layer) of a .tflite file.
+
+  The table must have sizes (`LatencyTable.predict_bytes`).
+  """
+
+  def size(choices: Choices) -> int:
+    found = table.predict_bytes(space.architecture_of(choices))
+    assert found is not None
+    return found
+
+  # A layer that cannot be skipped counts from its smallest candidate.
+  smallest: Choices = tuple(
+    None if layer.skippable else layer.choices[0] for layer in space.layers
+  )
+  constant = size(smallest)
+  result: list[dict[Choice | None, float]] = []
+  for i, layer in enumerate(space.layers):
+    own: dict[Choice | None, float] = {}
+    for choice in layer.candidates:
+      changed = (*smallest[:i], choice, *smallest[i + 1 :])
+      own[choice] = float(size(changed) - constant)
+    result.append(own)
+  return constant, result
+
+
 def project(
   space: SearchSpace,
   table: LatencyTable,
   logits: np.ndarray,
   target_ms: float,
   slack: float,
+  max_bytes: float | None = None,
 ) -> Choices:
   """The likeliest network with target (1 - slack) <= ms <= target.
 
@@ -97,13 +127,13 @@ def project(
     space: the search space.
     table: latency of its candidates.
     logits: [num_gates] log-odds of the gates.
-    target_ms, slack: see `project_likelihoods`.
+    target_ms, slack, max_bytes: see `project_likelihoods`.
 
   Returns:
     One choice per layer. `table.predict` of the network is <= target_ms.
   """
   values = choice_log_likelihoods(space, logits)
-  return project_likelihoods(space, table, values, target_ms, slack)
+  return project_likelihoods(space, table, values, target_ms, slack, max_bytes)
 
 
 def project_likelihoods(
@@ -112,8 +142,14 @@ def project_likelihoods(
   values: list[dict[Choice | None, float]],
   target_ms: float,
   slack: float,
+  max_bytes: float | None = None,
 ) -> Choices:
   """`project` where a layer's candidates have log-likelihoods of their own.
+
+  A second limit, on the size of the file, is a price on bytes (a Lagrange
+  multiplier): the smallest price under which the likeliest network is small
+  enough, found by bisection. The network meets both limits; one that is a
+  little likelier may exist.
 
   If no network lies in the band, the result is the
   likeliest among the slowest networks that meet the target.
@@ -124,7 +160,13 @@ def project_likelihoods(
     values: for each layer, candidate (None = skip) -> log-likelihood.
     target_ms: upper end; not below the fastest network of the space.
     slack: fraction, width of the band.
+    max_bytes: largest file; None = any.
+
+  Raises:
+    UserError: no network within target_ms is so small.
   """
+  if max_bytes is not None:
+    return _small_enough(space, table, values, target_ms, slack, max_bytes)
   constant, costs = choice_costs(table, space)
   limit = target_ms
   for _ in range(20):
@@ -135,6 +177,57 @@ def project_likelihoods(
     if over <= 1e-9 * target_ms:
       return found
     limit -= over
+  return found
+
+
+# Prices that are tried, each four times the last, and how many refine it.
+_PRICES, _REFINED = 20, 8
+
+
+def _small_enough(
+  space: SearchSpace,
+  table: LatencyTable,
+  values: list[dict[Choice | None, float]],
+  target_ms: float,
+  slack: float,
+  max_bytes: float,
+) -> Choices:
+  """The likeliest network under the smallest sufficient price of a byte."""
+  constant, sizes = choice_bytes(table, space)
+
+  def under(price: float) -> tuple[Choices, float]:
+    priced = [
+      {c: v - price * size[c] for c, v in own.items()}
+      for own, size in zip(values, sizes, strict=True)
+    ]
+    found = project_likelihoods(space, table, priced, target_ms, slack)
+    total = constant + sum(
+      size[c] for size, c in zip(sizes, found, strict=True)
+    )
+    return found, total
+
+  found, total = under(0.0)
+  if total <= max_bytes:
+    return found
+  spread = max(max(own.values()) - min(own.values()) for own in sizes)
+  low, high = 0.0, GRAIN / max(spread, 1.0)
+  for _ in range(_PRICES):
+    found, total = under(high)
+    if total <= max_bytes:
+      break
+    low, high = high, 4 * high
+  else:
+    raise UserError(
+      f'search.max_kb is {max_bytes / 1000:g}, allowed: {total / 1000:.4g} or '
+      f'more, the smallest network at {target_ms:.4g} ms'
+    )
+  for _ in range(_REFINED):
+    middle = (low + high) / 2
+    other, total = under(middle)
+    if total <= max_bytes:
+      found, high = other, middle
+    else:
+      low = middle
   return found
 
 

@@ -46,6 +46,7 @@ class SearchProblem:
     table: latency of its networks.
     target_ms: latency to meet; None under a fixed lambda.
     curve_ms: further targets, ascending.
+    max_bytes: largest .tflite file; None = any.
     min_ms, max_ms: of the space's fastest and slowest network.
   """
 
@@ -55,6 +56,7 @@ class SearchProblem:
   min_ms: float
   max_ms: float
   curve_ms: tuple[float, ...] = ()
+  max_bytes: float | None = None
 
   @classmethod
   def of(
@@ -79,9 +81,11 @@ class SearchProblem:
       )
     low, high = table.limits(space)
     target = _target(config, table, low, high)
-    return cls(
-      space, table, target, low, high, _curve(config, table, low, high)
-    )
+    curve = _curve(config, table, low, high)
+    problem = cls(space, table, target, low, high, curve)
+    if not config.search.max_kb:
+      return problem
+    return dataclasses.replace(problem, max_bytes=_max_bytes(config, problem))
 
   def project(self, logits: np.ndarray, slack: float) -> Choices:
     """The likeliest network that meets the target, see `projection`; without a
@@ -93,7 +97,9 @@ class SearchProblem:
     """
     if self.target_ms is None:
       return self.space.choices_of((logits >= 0).astype(np.float32))
-    return project(self.space, self.table, logits, self.target_ms, slack)
+    return project(
+      self.space, self.table, logits, self.target_ms, slack, self.max_bytes
+    )
 
 
 def _target(
@@ -132,6 +138,32 @@ def _curve(
   return tuple(
     low + (i + 1) / c.curve_points * (high - low) for i in range(c.curve_points)
   )
+
+
+def _max_bytes(config: ConfigDict, problem: SearchProblem) -> float:
+  """`search.max_kb` in bytes.
+
+  Raises:
+    UserError: the table has no sizes, the method does not know the limit, or no
+      network that meets a target is so small.
+  """
+  c = config.search
+  if problem.table.predict_bytes(problem.space.smallest) is None:
+    raise UserError(
+      f'search.max_kb is {c.max_kb:g}, but {problem.table.name!r} has no '
+      'sizes; make a table that has with --stage=build_table'
+    )
+  if c.method == 'evolution' or c.lambda_ is not None:
+    raise UserError(
+      f'search.max_kb is {c.max_kb:g}, must be 0 with a fixed lambda and with '
+      "search.method 'evolution'"
+    )
+  limit = 1000 * c.max_kb
+  indifferent = np.zeros(len(problem.space.gates))
+  for target in (problem.target_ms, *problem.curve_ms):
+    assert target is not None  # A fixed lambda is refused.
+    project(problem.space, problem.table, indifferent, target, c.slack, limit)
+  return limit
 
 
 def _check_reach(

@@ -101,6 +101,7 @@ def choose(
   worth: Worth,
   target_ms: float,
   slack: float,
+  max_bytes: float | None = None,
 ) -> Choices:
   """The network of the most worth with target (1 - slack) <= ms <= target.
 
@@ -115,7 +116,7 @@ def choose(
       gates = space.gates_of(tuple(alone))
       own[candidate] = float(gates @ worth.worths) / _UNIT
     values.append(own)
-  return project_likelihoods(space, table, values, target_ms, slack)
+  return project_likelihoods(space, table, values, target_ms, slack, max_bytes)
 
 
 def explain(

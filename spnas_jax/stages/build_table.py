@@ -99,7 +99,7 @@ def _build(
   timings = measuring.measure(
     'build_table', workdir, device, models, config.build_table
   )
-  table = make_table(config, device, entries, networks, timings)
+  table = make_table(config, device, entries, networks, timings, models)
   workdir.write('latency_table.json', table.to_json() + '\n')
   return summary(table, space, timings)
 

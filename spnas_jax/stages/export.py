@@ -104,6 +104,9 @@ def _export(
   for precision, (_, ending) in FILES.items():
     made = precision in models
     result[f'bytes{ending}'] = len(models[precision]) if made else None
+    result[f'arena_bytes{ending}'] = (
+      tflite.arena_bytes(models[precision]) if made else None
+    )
   result['main_file'] = FILES[main][0]
   result['int8_error'] = int8.error or None
   result['int8_guessed_ranges'] = list(int8.guessed)

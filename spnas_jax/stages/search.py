@@ -195,6 +195,9 @@ def _decoded(
   return {
     'target_ms': problem.target_ms,
     'predicted_ms': predict(space.architecture_of(found)),
+    'predicted_bytes': problem.table.predict_bytes(
+      space.architecture_of(found)
+    ),
     'min_ms': problem.min_ms,
     'max_ms': problem.max_ms,
     'raw_decode_ms': predict(space.architecture_of(raw)),
@@ -260,11 +263,12 @@ def _by_worth(
   scored = np.array([score['cross_entropy'] for score in scores])
   workdir.write(SCORED, npz({'gates': drawn, 'cross_entropy': scored}))
   worth = worths.estimate(drawn, scored)
-  found = worths.choose(space, table, worth, problem.target_ms, c.slack)
+  limits = c.slack, problem.max_bytes
+  found = worths.choose(space, table, worth, problem.target_ms, *limits)
   seconds = round(time.monotonic() - start, 3)
   curve = []
   for target_ms in problem.curve_ms:
-    choices = worths.choose(space, table, worth, target_ms, c.slack)
+    choices = worths.choose(space, table, worth, target_ms, *limits)
     arch = _with_provenance(config, problem, choices, made_by)
     name = curve_name(target_ms)
     workdir.write(curve_file(name), arch.to_json())
