@@ -15,7 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from spnas_jax.config.files import config_path
-from spnas_jax.core.errors import Diverged, UserError, Waiting
+from spnas_jax.core.errors import Diverged, Preempted, UserError, Waiting
 from spnas_jax.stage_runs import ALL, STAGES
 from spnas_jax.stage_runs import run as run_stage
 
@@ -110,12 +110,15 @@ def run(argv: list[str]) -> None:
     raise _not_a_config(sys.argv)
   if not _WORKDIR.value:
     raise UserError('--workdir is missing, as in --workdir=runs/digits')
+  from spnas_jax.core import preemption  # JAX: a wrong flag needs none.
+
+  preemption.watch()
   run_stage(_STAGE.value, _CONFIG.value, _WORKDIR.value)
 
 
 def guarded(call, *args):
   """Ends in one line: wrong input with exit code 2, a diverged run with 1,
-  Ctrl-C with 130, one that waits for somebody with 0."""
+  Ctrl-C with 130, SIGTERM with 143, one that waits for somebody with 0."""
   try:
     return call(*args)
   except Waiting as e:
@@ -127,6 +130,9 @@ def guarded(call, *args):
   except KeyboardInterrupt:
     print('stopped; the same command continues from here', file=sys.stderr)
     sys.exit(130)
+  except Preempted as e:
+    print(' '.join(str(e).split()), file=sys.stderr)
+    sys.exit(143)
 
 
 def use_huge_pages() -> None:

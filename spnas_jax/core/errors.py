@@ -18,3 +18,11 @@ class Waiting(Exception):
 
   The message says what; `main.py` prints it and exits with code 0.
   """
+
+
+class Preempted(BaseException):
+  """A stage was asked to stop by SIGTERM; the message says where it goes on.
+
+  Like KeyboardInterrupt no Exception: whoever catches those goes on working.
+  `main.py` exits with code 143, 128 + 15, as shells report the signal.
+  """

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from spnas_jax.config.workdir import Workdir
+from spnas_jax.core import preemption
 from spnas_jax.core.console import say
-from spnas_jax.core.errors import Diverged
+from spnas_jax.core.errors import Diverged, Preempted
 from spnas_jax.core.parallel import replicate
 from spnas_jax.training.checkpoint import Checkpoints
 from spnas_jax.training.events import Write, event_writer
@@ -62,10 +63,12 @@ def run_steps(
   Raises:
     Diverged: the loss or a weight is not finite; names the step and the last
       good checkpoint.
+    Preempted: the process was asked to stop; the last step is saved.
   """
   every = max(1, length.steps(recipe.checkpoint_epochs))
   total = length.total
   with contextlib.ExitStack() as stack:
+    stack.enter_context(preemption.loop())
     folder = workdir / stage
     checkpoints = stack.enter_context(Checkpoints(folder / 'checkpoints'))
     state = _restored(stage, state, checkpoints, total)
@@ -93,7 +96,8 @@ def run_steps(
       jax.block_until_ready(before)
       done = step + 1
       logs = done % recipe.log_every_steps == 0 or done == total
-      saves = done % every == 0 or done == total
+      stops = preemption.reached(done)
+      saves = stops or done % every == 0 or done == total
       if logs or saves:
         values = jax.device_get(metrics)
         _check_finite(stage, done, 'loss', float(values['loss']), checkpoints)
@@ -106,6 +110,12 @@ def run_steps(
         extreme = float(_largest(state))
         _check_finite(stage, done, 'largest weight', extreme, checkpoints)
         checkpoints.save(done, state)
+      if stops and done < total:
+        checkpoints.wait()
+        raise Preempted(
+          f'{stage}: stopped by SIGTERM after step {done} of {total}, which is '
+          'saved; the same command continues from there'
+        )
     if not total and checkpoints.latest is None:
       checkpoints.save(0, state)  # Weights that were given, untouched.
   return state
