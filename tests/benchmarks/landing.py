@@ -87,7 +87,8 @@ def made_up_table() -> LatencyTable:
     software={},
     protocol={},
     date='',
-    provenance='made up by tests/benchmarks/landing.py',
+    # The name this file had when the rows were made: part of their identity.
+    provenance='made up by tests/benchmarks/search_quality.py',
     entries={
       key: {'ms': ms(entry), 'spread_ms': None, 'count': None}
       for key, entry in space_entries(
