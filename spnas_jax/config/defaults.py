@@ -47,6 +47,9 @@ def default_config() -> ConfigDict:
   config.compare_zoo = _compare_zoo()
   config.ablate = _ablate()
   config.compile = _compile()
+  # Workdirs that the report lays side by side in report/comparison.html; () =
+  # only --workdir's own page.
+  config.report = ConfigDict({'workdirs': ()})
   return config
 
 

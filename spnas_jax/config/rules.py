@@ -202,6 +202,11 @@ def _check_several(config: ConfigDict) -> None:
       f'random_search.train_seeds is {seeds}, allowed: one or more whole '
       f'numbers from {low} to {high}'
     )
+  for path in config.report.workdirs:
+    if not isinstance(path, str):
+      raise UserError(
+        f'report.workdirs has {path!r}, allowed: paths of workdirs'
+      )
   for key in ('widths', 'found_widths'):
     for width in config.compare_zoo[key]:
       if not 0.05 <= width <= 20:

@@ -10,7 +10,9 @@ from ml_collections import ConfigDict
 
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.console import say
-from spnas_jax.core.remote import is_remote
+from spnas_jax.core.errors import UserError
+from spnas_jax.core.remote import as_path, is_remote
+from spnas_jax.report.comparison import comparison
 from spnas_jax.report.findings import Findings, gather
 from spnas_jax.report.page import render
 from spnas_jax.report.sections import sections
@@ -25,6 +27,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   left out, with a line that says which command makes it.
   """
   start = time.monotonic()
+  compared = _compare(config, workdir) if config.report.workdirs else {}
   found = gather(config, workdir)
   parts = list(sections(found))
   page = render(
@@ -53,9 +56,34 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   return workdir.finish(
     'report',
     inputs,
-    {'page': 'report/index.html', 'figures': names},
+    {'page': 'report/index.html', 'figures': names, **compared},
     time.monotonic() - start,
   )
+
+
+def _compare(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
+  """Leaves `report/comparison.html` of the workdirs that the config names.
+
+  Raises:
+    UserError: one of them is no workdir.
+  """
+  runs = {}
+  for path in config.report.workdirs:
+    there = as_path('report.workdirs', path).exists()
+    results = Workdir(path, 'report.workdirs').results() if there else {}
+    if not results:
+      raise UserError(
+        f'report.workdirs has {path!r}, which holds no results.json; allowed: '
+        'workdirs of finished stages'
+      )
+    name = str(path).rstrip('/').rpartition('/')[2]
+    runs[str(path) if name in runs else name] = results
+  page, pictures = comparison(runs)
+  for picture in pictures:
+    workdir.write(f'report/{picture.name}.png', picture.light)
+  workdir.write('report/comparison.html', page)
+  say(f'report: {workdir / "report/comparison.html"}, {len(runs)} runs')
+  return {'comparison': 'report/comparison.html'}
 
 
 def title(found: Findings) -> str:
