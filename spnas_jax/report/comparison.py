@@ -208,8 +208,12 @@ def _warnings(runs: Mapping[str, Results]) -> list[Verdict]:
 
 
 def _dataset(results: Results) -> Any:
-  inputs = results.get('evaluate', {}).get('inputs', {})
-  return inputs.get('dataset.fingerprint', inputs.get('dataset.name'))
+  for stage in _STAGES:
+    inputs = results.get(stage, {}).get('inputs', {})
+    for key in ('dataset.fingerprint', 'dataset.name'):
+      if key in inputs:
+        return inputs[key]
+  return None
 
 
 def _unfinished(runs: Mapping[str, Results]) -> list[Verdict]:
