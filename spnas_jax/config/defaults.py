@@ -194,7 +194,7 @@ def _search() -> ConfigDict:
   c.targets_ms = ()
   c.curve_points = 0
   # method 'worth': random networks that are scored; images per score.
-  c.worth = ConfigDict({'networks': 150, 'images': 1000})
+  c.worth = ConfigDict({'networks': 75, 'images': 1000})
   # methods 'evolution' and 'worth': workdir of a finished search whose supernet
   # is used ('' = train one here, all epochs in warm-up).
   # method 'evolution': networks per generation;

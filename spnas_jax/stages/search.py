@@ -262,7 +262,7 @@ def _by_worth(
   scores = [subnets.score(gates) for gates in drawn]
   scored = np.array([score['cross_entropy'] for score in scores])
   workdir.write(SCORED, npz({'gates': drawn, 'cross_entropy': scored}))
-  worth = worths.estimate(drawn, scored)
+  worth = worths.estimate(space, drawn, scored)
   limits = c.slack, problem.max_bytes
   found = worths.choose(space, table, worth, problem.target_ms, *limits)
   seconds = round(time.monotonic() - start, 3)

@@ -40,7 +40,6 @@ from spnas_jax.config.defaults import default_config
 from spnas_jax.config.workdir import Workdir, fingerprint, stage_inputs
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.architecture import Architecture
-from spnas_jax.networks.space import SearchSpace
 from spnas_jax.search.search_problem import SearchProblem
 from tests.benchmarks.row_runner import Row
 
@@ -407,13 +406,6 @@ def _ranking(row, config, workdir, results):
   }
 
 
-def group_matrix(space: SearchSpace) -> np.ndarray:
-  """Which stage and kind a gate belongs to, 0/1 [num_gates, stages x kinds]."""
-  groups = [(space.layers[g.layer].stage, g.kind) for g in space.gates]
-  names = sorted(set(groups))
-  return np.array([[g == n for n in names] for g in groups], float)
-
-
 def _additive(row, config, workdir, results):
   """A linear model of short trainings in a dozen counts, and the knapsack."""
   from spnas_jax.search import worth as worths
@@ -422,15 +414,16 @@ def _additive(row, config, workdir, results):
   short = [results[first.key] for first in needs(row)]
   gates = np.array([space.encode(arch) for arch in short_networks()])
   scores = np.array([own['cross_entropy'] for own in short])
-  members = group_matrix(space)
-  fitted = worths.estimate(gates @ members, scores)
-  worth = fitted._replace(
-    worths=members @ fitted.worths, errors=members @ fitted.errors
-  )
+  members = worths.groups(space)
+  design = np.column_stack([np.ones(len(gates)), gates @ members])
+  fitted = np.linalg.lstsq(design, scores, rcond=None)[0]
+  left = scores - design @ fitted
+  residual = float(np.sqrt(np.sum(left**2) / (len(left) - len(fitted))))
+  values = -members @ fitted[1:]
+  worth = worths.Worth(values, np.zeros(len(values)), fitted[0], residual)
   slack = config.search.slack
   return {
     'worths': worth.worths.tolist(),
-    'errors': worth.errors.tolist(),
     'residual': worth.residual,
     'seconds': sum(own['seconds'] for own in short),
     'chosen': {
