@@ -169,7 +169,8 @@ def test_all_lowest_and_all_highest_values_run(end):
   end at once. Nothing is refused, and nothing but a learning rate or a weight
   of the loss, which are moderate here, may take a number to infinity."""
   config = tiny_run.get_config()
-  # Ends that exclude each other, that data bound, or that only scale a loss.
+  # Ends that exclude each other, that data or the table bound, or that only
+  # scale a loss.
   moderate = {
     'batch_size': 32,
     'learning_rate': 1e-3,
@@ -179,6 +180,7 @@ def test_all_lowest_and_all_highest_values_run(end):
     'threshold_travel': 8.0,
     'warmup_epochs': 0.0,
     'curve_points': 0,
+    'max_kb': 0.0,
     'channels': 8,
   }
   for field in RANGES:
