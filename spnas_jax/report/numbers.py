@@ -13,6 +13,9 @@ from spnas_jax.report.plot_style import number
 
 
 def ms(value: float) -> str:
+  """Milliseconds in the unit that one says: µs below a tenth of one."""
+  if 0 < value < 0.1:
+    return f'{number(1000 * value)} µs'
   return f'{number(value)} ms'
 
 

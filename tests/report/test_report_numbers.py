@@ -3,7 +3,7 @@ import pytest
 from fake_workdir import fill, small_config
 
 from spnas_jax.report.findings import Findings, gather
-from spnas_jax.report.numbers import interval, numbers, relative
+from spnas_jax.report.numbers import interval, ms, numbers, relative
 from spnas_jax.report.tables import provenance, tables_of
 from spnas_jax.report.verdicts import verdicts
 
@@ -182,3 +182,16 @@ def test_versions_that_differ_name_their_stages():
   stages, versions = provenance(found)
   assert [row[0] for row in stages.rows] == ['search', 'train']
   assert dict(versions.rows) == {'jax': '1 (search); 3 (train)', 'flax': '2'}
+
+
+@pytest.mark.parametrize(
+  ('value', 'said'),
+  [
+    (0.01917, '19.17 µs'),
+    (0.0999, '99.90 µs'),
+    (0.1, '0.1000 ms'),
+    (80, '80.00'),
+  ],
+)
+def test_small_times_are_in_microseconds(value, said):
+  assert ms(value).startswith(said)
