@@ -360,7 +360,9 @@ def _search(row, config, workdir, results):
   result = search.run(config, workdir)
   kept = {key: result[key] for key in (*KEPT, 'target_ms')}
   if row.group in SUPERNETS:
-    kept |= {key: result[key] for key in ('worth', 'decisions', 'curve')}
+    kept |= {key: result[key] for key in ('decisions', 'curve')}
+    kept['worth'] = {k: v for k, v in result['worth'].items() if k != 'scored'}
+    kept['scored'] = _scores(workdir)
     kept['chosen'] = {
       f'{share:g}': point['architecture']
       for share, point in zip(SHARES, result['curve'], strict=True)
@@ -371,6 +373,16 @@ def _search(row, config, workdir, results):
   else:
     kept['evolution_seconds'] = result['evolution']['seconds']
   return kept
+
+
+def _scores(workdir: Workdir) -> dict[str, float]:
+  """Gates as '0110...' -> cross-entropy, of the networks that were scored."""
+  with np.load(workdir / 'search/scored.npz') as arrays:
+    gates, scores = arrays['gates'], arrays['cross_entropy']
+  return {
+    ''.join(str(int(gate)) for gate in own): float(score)
+    for own, score in zip(gates, scores, strict=True)
+  }
 
 
 def all_random() -> list[tuple[float, int, Architecture]]:

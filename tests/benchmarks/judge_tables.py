@@ -109,6 +109,9 @@ def _noise(results):
       noise = noise_of(results, key)
       values = means(results, group, share, key)
       count = _trainings(results, group, share)
+      if np.isnan(noise):
+        cells += [f'{scale * values.std(ddof=1):.2f} with noise', '–', '–']
+        continue
       real = between(values, noise, count)
       cells += [f'{scale * x:.2f}' for x in (real, noise)]
       cells.append(f'{real / noise:.1f}')
@@ -244,6 +247,9 @@ def _tau(results):
       values = np.array([each[key].mean() for each in own.values()])
       count = np.mean([len(each[key]) for each in own.values()])
       noise = noise_of(results, key) ** 2 / count
+      if np.isnan(noise):
+        perfect.append('–')
+        continue
       r = np.sqrt(max(0.0, 1 - noise / values.var(ddof=1)))
       perfect.append(f'{2 / np.pi * np.arcsin(r):.2f}')
     cells.append(', '.join(perfect))
