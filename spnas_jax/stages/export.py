@@ -204,7 +204,8 @@ def spell_result(result: dict[str, Any], path: str) -> list[str]:
     f'{result["bytes_fp16"] / 1e6:.2f}, int8 {int8}); scores within '
     f'{result["max_abs_diff"]:.1e} of JAX over {result["num_images"]} images'
   ]
-  if result['main_file'] == FILES['int8'][0] and int8 != 'none':
+  # An older version's result names no main file: it is float32's.
+  if result.get('main_file') == FILES['int8'][0] and int8 != 'none':
     lines.append(
       f'{result["main_file"]} is what was searched for: top-1 '
       f'{100 * result["top1_int8"]:.2f}% of {result["num_images"]:,} test '
