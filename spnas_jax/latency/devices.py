@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 
+# Times that samples are drawn again for a standard error.
+_RESAMPLED = 200
+
 Samples = dict[str, list[float]]
 Take = Callable[[str], float]
 
@@ -31,12 +34,14 @@ class Timing:
     median_ms: median of the samples.
     spread_ms: their interquartile range.
     count: number of samples, one per round.
+    error_ms: standard error of `ms`, by drawing the samples again.
   """
 
   ms: float
   median_ms: float
   spread_ms: float
   count: int
+  error_ms: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,9 +177,14 @@ def load_average() -> float | None:
 def summarise(samples: Sequence[float], quantile: float) -> Timing:
   """Statistics of samples in ms."""
   wanted, low, median, high = np.quantile(samples, [quantile, 0.25, 0.5, 0.75])
+  # Rounds differ by where a model lies in memory and by what else runs: no
+  # normal distribution, so the spread does not say how well a quantile repeats.
+  rng = np.random.default_rng(0)
+  again = rng.choice(samples, (_RESAMPLED, len(samples)))
   return Timing(
     ms=float(wanted),
     median_ms=float(median),
     spread_ms=float(high - low),
     count=len(samples),
+    error_ms=float(np.quantile(again, quantile, axis=1).std()),
   )

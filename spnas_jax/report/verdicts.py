@@ -135,8 +135,7 @@ def _profile_verdicts(found: Findings) -> Iterable[Verdict]:
   target = found.stage('search').get('target_ms')
   if target is not None and same_network(found):
     met = compared <= target * (1 + 1e-6)
-    # Rounds differ by half of the interquartile range to either side.
-    noise = (r.get('bare_spread_ms') or 0.0) / 2
+    noise = 2 * (r.get('bare_error_ms') or 0.0)
     explained = not met and compared - target <= noise
     yield Verdict(
       'good' if met else 'note' if explained else 'bad',

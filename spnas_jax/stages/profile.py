@@ -164,7 +164,7 @@ def file_times(timings: dict[str, Timing]) -> dict[str, Any]:
   """Times of the exported files and of the bare network.
 
   'median_ms*' are medians of the samples, None for a file that is not there;
-  'bare_ms' is what a table holds, 'bare_spread_ms' its interquartile range.
+  'bare_ms' is what a table holds, 'bare_error_ms' its standard error.
   """
   result: dict[str, Any] = {}
   for name, ending in FILES.values():
@@ -173,7 +173,7 @@ def file_times(timings: dict[str, Timing]) -> dict[str, Any]:
     result[f'spread_ms{ending}'] = timing and timing.spread_ms
   result['bare_median_ms'] = timings[_BARE].median_ms
   result['bare_ms'] = timings[_BARE].ms
-  result['bare_spread_ms'] = timings[_BARE].spread_ms
+  result['bare_error_ms'] = timings[_BARE].error_ms
   return result
 
 
@@ -293,7 +293,7 @@ def drift_warning(
   if table is None or error is None:
     return []
   own = table.calibration.get('mean_abs_pct') or 0.0
-  noise = 50 * result['bare_spread_ms'] / result['bare_ms']
+  noise = 200 * result['bare_error_ms'] / result['bare_ms']
   # Three mean errors: one network in fifty is further off by itself.
   allowed = 3 * max(own, _LEAST_OWN_PCT) + noise
   if abs(error) <= allowed:

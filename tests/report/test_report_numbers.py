@@ -52,9 +52,8 @@ def test_verdict_on_the_measurement():
   ],
 )
 def test_a_miss_that_noise_explains_is_no_failure(measured, kind, words):
-  """Rounds differ by 20 us (interquartile range): 1 us too much says nothing,
-  20 us do."""
-  profile = {'bare_ms': measured, 'bare_spread_ms': 0.02, 'median_ms': 2.0}
+  """A standard error of 5 us: 1 us too much says nothing, 20 us do."""
+  profile = {'bare_ms': measured, 'bare_error_ms': 0.005, 'median_ms': 2.0}
   lines = said(
     {
       'search': {'target_ms': 1.0, 'predicted_ms': 1.0},

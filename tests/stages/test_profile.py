@@ -102,7 +102,7 @@ def test_a_device_that_has_changed_is_said(exported, device, run_dir, tmp_path):
   (line,) = profile.drift_warning(slower, table)
   assert '10.0% slower than predicted' in line
   assert 'explain 1.5%' in line and 'validate_table.recalibrate=True' in line
-  noisy = {**slower, 'bare_spread_ms': 0.2 * result['bare_ms']}
+  noisy = {**slower, 'bare_error_ms': 0.05 * result['bare_ms']}
   assert profile.drift_warning(noisy, table) == []
   assert profile.drift_warning({**slower, 'error_pct': None}, table) == []
 
