@@ -34,30 +34,19 @@ class AdbDevice(BenchmarkDevice):
     *,
     serial: str = '',
     benchmark_model: str = '',
-    threads: int = 1,
-    cooldown_seconds: float = 10.0,
-    timeout_seconds: float = 300.0,
-    delegate: str = 'xnnpack',
-    cpu_mask: str = '',
+    **settings: Any,
   ):
     """Finds the phone.
 
     Args:
       serial: which one, as `adb devices` says; '' = the only one attached.
       benchmark_model: path of the program for the phone's processor.
-      threads: of the interpreter.
-      cooldown_seconds: rest before each sample.
-      timeout_seconds: longest run of the program.
-      delegate, cpu_mask: see `BenchmarkDevice`.
+      **settings: see `BenchmarkDevice`.
 
     Raises:
       UserError: no adb, no phone that can be used, or no such program.
     """
-    self.threads = threads
-    self.cooldown_seconds = cooldown_seconds
-    self.timeout_seconds = timeout_seconds
-    self.delegate = delegate
-    self.cpu_mask = cpu_mask
+    super().__init__(**settings)
     self._binary = pathlib.Path(benchmark_model).expanduser()
     if not self._binary.is_file():
       raise UserError(

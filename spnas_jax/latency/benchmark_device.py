@@ -55,10 +55,22 @@ class BenchmarkDevice(Device):
   tells_operations = True
   statistic = 'median over rounds of the mean of a round'
   parent: str
-  cooldown_seconds: float
-  timeout_seconds: float
-  delegate: str = 'xnnpack'
-  cpu_mask: str = ''
+
+  def __init__(
+    self,
+    *,
+    threads: int = 1,
+    cooldown_seconds: float = 10.0,
+    timeout_seconds: float = 300.0,
+    delegate: str = 'xnnpack',
+    cpu_mask: str = '',
+  ):
+    """Settings of the program, see the attributes."""
+    self.threads = threads
+    self.cooldown_seconds = cooldown_seconds
+    self.timeout_seconds = timeout_seconds
+    self.delegate = delegate
+    self.cpu_mask = cpu_mask
 
   @abc.abstractmethod
   def program(self) -> bytes:

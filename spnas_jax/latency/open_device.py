@@ -33,27 +33,19 @@ def open_device(config: ConfigDict) -> Device:
         "'host'"
       )
     return HostDevice(threads=c.threads)
+  program = {
+    'benchmark_model': c.benchmark_model,
+    'threads': c.threads,
+    'cooldown_seconds': c.cooldown_seconds,
+    'timeout_seconds': c.timeout_seconds,
+    'delegate': c.delegate,
+    'cpu_mask': c.adb_cpu_mask,
+  }
   if config.device == 'adb':
-    return AdbDevice(
-      serial=c.adb_serial,
-      benchmark_model=c.benchmark_model,
-      threads=c.threads,
-      cooldown_seconds=c.cooldown_seconds,
-      timeout_seconds=c.timeout_seconds,
-      delegate=c.delegate,
-      cpu_mask=c.adb_cpu_mask,
-    )
+    return AdbDevice(serial=c.adb_serial, **program)
   if config.device == 'ssh':
     return SshDevice(
-      host=c.ssh_host,
-      ssh_config=c.ssh_config,
-      benchmark_model=c.benchmark_model,
-      python=c.ssh_python,
-      threads=c.threads,
-      cooldown_seconds=c.cooldown_seconds,
-      timeout_seconds=c.timeout_seconds,
-      delegate=c.delegate,
-      cpu_mask=c.adb_cpu_mask,
+      host=c.ssh_host, ssh_config=c.ssh_config, python=c.ssh_python, **program
     )
   if config.device == 'files':
     return ExchangeDevice(c.device_name, c.threads)

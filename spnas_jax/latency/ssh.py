@@ -77,11 +77,7 @@ class SshDevice(BenchmarkDevice):
     ssh_config: str = '',
     benchmark_model: str = '',
     python: str = 'python3',
-    threads: int = 1,
-    cooldown_seconds: float = 10.0,
-    timeout_seconds: float = 300.0,
-    delegate: str = 'xnnpack',
-    cpu_mask: str = '',
+    **settings: Any,
   ):
     """Connects once, to see that it can.
 
@@ -91,10 +87,7 @@ class SshDevice(BenchmarkDevice):
       benchmark_model: path, on this machine, of the program for that computer;
         '' = `python` there, with ai-edge-litert or tflite-runtime.
       python: how Python starts there.
-      threads: of the interpreter.
-      cooldown_seconds: rest before each sample.
-      timeout_seconds: longest run of the program.
-      delegate, cpu_mask: see `BenchmarkDevice`.
+      **settings: see `BenchmarkDevice`.
 
     Raises:
       UserError: no host is named, it cannot be reached, or no such program.
@@ -104,19 +97,15 @@ class SshDevice(BenchmarkDevice):
         f'profile.ssh_host is {host!r}, must be a host as ssh takes it, as in '
         "'pi@raspberrypi.local'"
       )
-    self.threads = threads
-    self.cooldown_seconds = cooldown_seconds
-    self.timeout_seconds = timeout_seconds
-    self.delegate = delegate
-    self.cpu_mask = cpu_mask
+    super().__init__(**settings)
     self._host = host
     self._options = ['-F', ssh_config] if ssh_config else []
     self._python = python
     self._binary = None
-    if delegate != 'xnnpack' and not benchmark_model:
+    if self.delegate != 'xnnpack' and not benchmark_model:
       raise UserError(
-        f"profile.delegate is {delegate!r}, must be 'xnnpack' for the Python "
-        'behind ssh; name a benchmark_model for others'
+        f"profile.delegate is {self.delegate!r}, must be 'xnnpack' for the "
+        'Python behind ssh; name a benchmark_model for others'
       )
     if benchmark_model:
       self._binary = pathlib.Path(benchmark_model).expanduser()
