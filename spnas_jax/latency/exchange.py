@@ -196,7 +196,7 @@ def read_times(
       continue
     if name not in wanted:
       unknown.append(name)
-    elif len(cells) != 1 or not (ms := _number(cells[0])):
+    elif len(cells) != 1 or not (ms := milliseconds(cells[0])):
       wrong.append(f'{name},{",".join(cells)}')
     else:
       times[name].append(ms)
@@ -271,7 +271,7 @@ def check_units(
     raise UserError(f'{path}: {e}') from e
 
 
-def _number(text: str) -> float | None:
+def milliseconds(text: str) -> float | None:
   """A finite number above 0, or None."""
   try:
     value = float(text)

@@ -20,6 +20,7 @@ from spnas_jax.core.errors import UserError
 from spnas_jax.core.remote import as_path, reaching
 from spnas_jax.latency.devices import Device
 from spnas_jax.latency.entries import Entry, space_entries
+from spnas_jax.latency.exchange import milliseconds
 from spnas_jax.latency.fitting import LEAST_ROWS, Fit, fit
 from spnas_jax.latency.table import LatencyTable, network_keys
 from spnas_jax.networks.architecture import Architecture
@@ -52,7 +53,7 @@ def read_rows(path: str, space: SearchSpace) -> dict[str, list[float]]:
     at = f'{FIELD} {path!r}, line {number}'
     if len(row) != 2:
       raise UserError(f'{at}: {len(row)} cells, must be network and ms')
-    name, ms = row[0].strip(), _milliseconds(row[1])
+    name, ms = row[0].strip(), milliseconds(row[1])
     if ms is None:
       raise UserError(f'{at}: ms is {row[1]!r}, allowed: a number above 0')
     found[_network(name, space, at).to_string()].append(ms)
@@ -62,14 +63,6 @@ def read_rows(path: str, space: SearchSpace) -> dict[str, list[float]]:
       'more'
     )
   return found
-
-
-def _milliseconds(text: str) -> float | None:
-  try:
-    value = float(text)
-  except ValueError:
-    return None
-  return value if np.isfinite(value) and value > 0 else None
 
 
 def _network(name: str, space: SearchSpace, at: str) -> Architecture:
