@@ -5,6 +5,8 @@ Operation times and conditions of phones are in test_device_adb.py.
 
 import errno
 import os
+import pathlib
+import subprocess
 
 import fake_device
 import pytest
@@ -19,6 +21,8 @@ from spnas_jax.report import figures, network_figures, sections
 from spnas_jax.stages import profile, report, validate_table
 from spnas_jax.training import events
 from spnas_jax.training.events import event_writer
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
 
 FULL = OSError(errno.ENOSPC, 'No space left on device')
 
@@ -163,3 +167,16 @@ def test_operations_are_asked_for_after_the_times(monkeypatch, tmp_path):
   assert result['median_ms'] > 0
   # There is no int8 file here.
   assert result['median_ms_int8'] is result['spread_ms_int8'] is None
+
+
+def test_nothing_large_is_tracked():
+  """A download that lay in the checkout was committed once. Pictures and tables
+  of results are below half a megabyte."""
+  listed = subprocess.run(
+    ['git', 'ls-files', '-z'], cwd=ROOT, capture_output=True, check=False
+  )
+  names = [name for name in listed.stdout.decode().split('\0') if name]
+  if not names:
+    pytest.skip('not a git checkout')
+  large = [n for n in names if (ROOT / n).stat().st_size > 500_000]
+  assert not large and not [n for n in names if n.endswith('.whl')]
