@@ -4,12 +4,13 @@
 
 For this machine, builds a table of float32 models on one thread, one of int8
 models and one of two threads, by the stages of main.py (an interrupted run goes
-on). Each is validated on the same random networks that none has seen; some of them
-are timed once more. Prints one JSON object, for each kind:
+on). Each is validated on the same random networks that none has seen; some of
+them are timed once more. Prints one JSON object, for each kind:
 
 * errors of its own table, and how far times repeat;
-* the error that people make who predict with the float32 table on one thread: as
-  it is, and with the one factor that would fit best (no such table knows it).
+* the error that people make who predict with the float32 table on one thread:
+  as it is, and with the one factor that would fit best (no such table knows
+  it).
 """
 
 from __future__ import annotations
