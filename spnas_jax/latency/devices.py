@@ -21,8 +21,9 @@ import numpy as np
 # Times that samples are drawn again for a standard error.
 _RESAMPLED = 200
 
-Samples = dict[str, list[float]]
-Take = Callable[[str], float]
+# A sample is ms, or what a device's `steady` makes ms of.
+Samples = dict[str, list[Any]]
+Take = Callable[[str], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +122,13 @@ class Device(abc.ABC):
   ) -> contextlib.AbstractContextManager[Take]:
     """Prepares for measuring.
 
-    The context gives a function that takes one sample, ms, of the model with a
-    name, after `warmup_runs` runs that do not count.
+    The context gives a function that takes one sample of the model with a name,
+    after `warmup_runs` runs that do not count.
     """
+
+  def steady(self, samples: Samples) -> dict[str, list[float]]:
+    """ms of each sample, freed of what the device knows of its own changes."""
+    return samples
 
   def measure(
     self,
@@ -161,9 +166,8 @@ class Device(abc.ABC):
           on_sample()
         if missing and count < rounds:
           time.sleep(max(0.0, end - time.monotonic()))
-    return {
-      name: summarise(samples[name][:rounds], self.quantile) for name in models
-    }
+    ms = self.steady({name: samples[name][:rounds] for name in models})
+    return {name: summarise(ms[name], self.quantile) for name in models}
 
 
 def load_average() -> float | None:

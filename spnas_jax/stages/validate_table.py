@@ -61,6 +61,9 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
     result = compare(table, predicted, timings, moved or 0.0)
     result |= {
       'drift_pct': moved,
+      'repeat_pct': repeatability(
+        table, {name: timings[name] for name in repeated}
+      ),
       'table': table.name,
       'device': table.device,
       'protocol': measuring.protocol(device, config.validate_table),
@@ -257,6 +260,25 @@ def drift(table: LatencyTable, repeated: dict[str, Timing]) -> float | None:
   )
 
 
+def repeatability(
+  table: LatencyTable, repeated: dict[str, Timing]
+) -> float | None:
+  """How far apart two measurements of one network are, percent.
+
+  Mean over the networks of the calibration, which were timed when the table was
+  made and are timed again, without what has moved all of them (`drift`); None
+  with less than two.
+  """
+  if len(repeated) < 2:
+    return None
+  calibration = table.calibration
+  then = dict(
+    zip(calibration['networks'], calibration['measured_ms'], strict=True)
+  )
+  logs = np.log([t.ms / then[name] for name, t in repeated.items()])
+  return float(100 * np.abs(logs - np.median(logs)).mean())
+
+
 def verdict(result: dict[str, Any]) -> str:
   """The result in words."""
   error, moved = result['mean_abs_pct'], result['drift_pct']
@@ -267,6 +289,8 @@ def verdict(result: dict[str, Any]) -> str:
   )
   if result['rank_correlation'] is not None:
     words += f', rank correlation {result["rank_correlation"]:.3f}'
+  if result.get('repeat_pct') is not None:
+    words += f'; two measurements of one differ by {result["repeat_pct"]:.2f}%'
   if error <= _GOOD_PCT:
     words += '. Good to search with.'
   elif error <= _USABLE_PCT:

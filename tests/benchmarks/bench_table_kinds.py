@@ -4,10 +4,11 @@
 
 For this machine, builds a table of float32 models on one thread, one of int8
 models and one of two threads, by the stages of main.py (an interrupted run goes
-on). Each is validated on the same random networks that none has seen; some of
-them are timed once more. Prints one JSON object, for each kind:
+on). Each is validated on the same random networks that none has seen. Prints
+one JSON object, for each kind:
 
-* errors of its own table, and how far times repeat;
+* errors of its own table, and how far times repeat (`repeat_pct`: networks of
+  the calibration, timed minutes apart);
 * the error that people make who predict with the float32 table on one thread:
   as it is, and with the one factor that would fit best (no such table knows
   it).
@@ -25,10 +26,10 @@ from scipy import stats
 
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.architecture import Architecture
-from tests.benchmarks.bench_table import CONFIG, noise
+from tests.benchmarks.bench_table import CONFIG
 from tests.benchmarks.stages import run_stage
 
-CALIBRATION_NETWORKS, ROUNDS, REPEATED = 24, 30, 20
+CALIBRATION_NETWORKS, ROUNDS = 16, 40
 KINDS = {
   'float32': (),
   'int8': ('--config.build_table.precision=int8',),
@@ -58,6 +59,7 @@ def check(
     f'--config.latency_table={table / "latency_table.json"}',
     f'--config.validate_table.num_networks={networks}',
     f'--config.validate_table.rounds={ROUNDS}',
+    '--config.validate_table.runs_per_round=10',
     *options,
   )
 
@@ -96,32 +98,20 @@ def main() -> None:
     # Threads belong to the device, the precision to its table.
     threads = tuple(o for o in options if 'threads' in o)
     table = tables[kind] = build(runs / kind, options)
-    first, again = (
-      check(runs / f'{kind}_{name}', runs / kind, count, *threads)
-      for name, count in (
-        ('check', arguments.networks),
-        ('again', min(REPEATED, arguments.networks)),
-      )
+    first = check(
+      runs / f'{kind}_check', runs / kind, arguments.networks, *threads
     )
-    rows = {row['architecture']: row for row in first['networks']}
-    times = np.array(
-      [
-        (rows[row['architecture']]['measured_ms'], row['measured_ms'])
-        for row in again['networks']
-      ]
-    )
+    times = [row['measured_ms'] for row in first['networks']]
     result[kind] = {
       'entries': len(table.entries),
       'factor': table.factor,
       'fit_mean_abs_pct': table.calibration['mean_abs_pct'],
-      'range_ms': [float(f(times)) for f in (np.min, np.max)],
+      'range_ms': [min(times), max(times)],
       **{
         key: first[key]
         for key in first
         if '_pct' in key or key in ('rank_correlation', 'conditions')
       },
-      'repeat': noise(times[:, 0], times[:, 1]),
-      'repeated_networks': len(times),
       'by_float32_table': by_other(tables['float32'], first['networks']),
       'networks': first['networks'],
     }

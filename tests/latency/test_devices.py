@@ -11,7 +11,7 @@ from fake_device import CALL_MS, FakeDevice
 from spnas_jax.config.defaults import default_config
 from spnas_jax.core.errors import UserError
 from spnas_jax.export import tflite
-from spnas_jax.latency import devices
+from spnas_jax.latency import devices, host
 from spnas_jax.latency.devices import Timing, summarise
 from spnas_jax.latency.host import HostDevice
 from spnas_jax.latency.open_device import open_device
@@ -78,6 +78,43 @@ def test_unknown_device():
 
 
 # --- host ---------------------------------------------------------------------
+
+
+def test_times_are_put_at_one_pace():
+  """A machine that is half the time 1.6 times slower, for all alike: the times
+  of models keep their ratio, and no spread is left but their own."""
+  rng = np.random.default_rng(0)
+  pace = np.where(rng.random(40) < 0.5, 1.0, 1.6)
+  own = {'a': 2.0, 'b': 7.0}
+  samples = {
+    name: [[ms * p * rng.uniform(0.999, 1.001), 0.1 * p] for p in pace]
+    for name, ms in own.items()
+  }
+  steady = host.at_one_pace(samples)
+  # The pace is the lower quartile: that of the quiet half.
+  for name, ms in own.items():
+    np.testing.assert_allclose(steady[name], ms, rtol=3e-3)
+
+
+def test_a_pace_that_says_nothing_changes_nothing():
+  """Unrelated jitter of the loop must not become jitter of the times."""
+  rng = np.random.default_rng(0)
+  times = rng.uniform(0.99, 1.01, 400)
+  samples = {
+    'a': [
+      [t, 0.1 * p] for t, p in zip(times, rng.uniform(1, 1.2, 400), strict=True)
+    ]
+  }
+  steady = np.array(host.at_one_pace(samples)['a'])
+  assert np.abs(steady / times - 1).max() < 0.01
+  assert steady.std() < 1.02 * times.std()
+
+
+def test_samples_of_older_versions_stay():
+  """They did not look at the pace."""
+  assert host.at_one_pace({'a': [1.0, 2.0]}) == {'a': [1.0, 2.0]}
+  mixed = host.at_one_pace({'a': [1.0, [2.0, 0.1]]})
+  assert mixed['a'][0] == 1.0
 
 
 def test_host_times_models(monkeypatch, model):
