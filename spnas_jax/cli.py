@@ -15,6 +15,7 @@ from absl import app, flags
 from ml_collections import ConfigDict, config_flags
 
 from spnas_jax.config.files import config_path
+from spnas_jax.core import disk
 from spnas_jax.core.errors import Diverged, Preempted, UserError, Waiting
 from spnas_jax.stage_runs import ALL, STAGES
 from spnas_jax.stage_runs import run as run_stage
@@ -117,8 +118,9 @@ def run(argv: list[str]) -> None:
 
 
 def guarded(call, *args):
-  """Ends in one line: wrong input with exit code 2, a diverged run with 1,
-  Ctrl-C with 130, SIGTERM with 143, one that waits for somebody with 0."""
+  """Ends in one line: wrong input with exit code 2, a diverged run or a full
+  disk with 1, Ctrl-C with 130, SIGTERM with 143, one that waits for somebody
+  with 0."""
   try:
     return call(*args)
   except Waiting as e:
@@ -133,6 +135,18 @@ def guarded(call, *args):
   except Preempted as e:
     print(' '.join(str(e).split()), file=sys.stderr)
     sys.exit(143)
+  except Exception as e:
+    reason = disk.trouble(e)
+    if reason is None:
+      raise
+    print(
+      f'error: {reason}. Results and checkpoints that were written before are '
+      'whole; once that is mended, the same command continues from there',
+      file=sys.stderr,
+      flush=True,
+    )
+    sys.stdout.flush()
+    os._exit(1)  # A save that goes on would complain of what is torn down.
 
 
 def use_huge_pages() -> None:

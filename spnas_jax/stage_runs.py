@@ -75,13 +75,18 @@ def run(stage: str, config: ConfigDict, workdir: str) -> Any:
   if stage not in ('all', *STAGES):
     raise UserError(f'--stage is {stage!r}, allowed: all, {", ".join(STAGES)}')
   from spnas_jax import startup  # JAX: a wrong flag needs none.
+  from spnas_jax.core import peers
 
-  config, folder = startup.start(config, workdir)
-  folder.lock()
   try:
-    return run_stages(ALL if stage == 'all' else (stage,), config, folder)
-  finally:
-    folder.unlock()
+    config, folder = startup.start(config, workdir)
+    folder.lock()
+    try:
+      return run_stages(ALL if stage == 'all' else (stage,), config, folder)
+    finally:
+      folder.unlock()
+  except BaseException as e:
+    peers.failed(e)
+    raise
 
 
 def run_stages(names: Iterable[str], config: ConfigDict, workdir: Any) -> Any:

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 from spnas_jax.config import automatic, rules
 from spnas_jax.config import defaults as config_lib
 from spnas_jax.config.workdir import Workdir
+from spnas_jax.core import disk
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.places import kept
 from spnas_jax.data import datasets, folder_names
@@ -31,6 +32,7 @@ def start(config: ConfigDict, workdir: str) -> tuple[ConfigDict, Workdir]:
   likely = automatic.with_values(config, lambda key: rules.get(default, key))
   check_values(likely, default)
   logging.set_verbosity(logging.WARNING)
+  disk.quiet()
   prepare_jax()
   folder_names.forget()
   filled = automatic.fill(config, default)
@@ -91,14 +93,14 @@ def _leaves(value: Any) -> list[Any]:
 
 
 def prepare_jax() -> None:
-  """Joins other processes, turns the compilation cache on, eases tracing.
+  """Joins and watches other processes, turns the compilation cache on.
 
   Raises:
     UserError: the processes of a run cannot be joined.
   """
   import jax
 
-  from spnas_jax.core import processes
+  from spnas_jax.core import peers, processes
 
   # Tracing makes hundreds of thousands of objects that stay. At Python's own
   # threshold, looking for cycles among them takes a third of its time.
@@ -108,3 +110,4 @@ def prepare_jax() -> None:
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   processes.join()
+  peers.watch()

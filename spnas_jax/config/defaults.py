@@ -135,6 +135,9 @@ def _recipe() -> ConfigDict:
   c.log_every_steps = 50
   # Epochs between checkpoints.
   c.checkpoint_epochs = 5.0
+  # Go on from the newest checkpoint that can be read, and move those that
+  # cannot to `checkpoints_damaged`; False = stop and name the damaged one.
+  c.skip_damaged_checkpoint = False
   return c
 
 

@@ -50,6 +50,7 @@ _PACKAGES = (
 _NO_INFLUENCE = (
   'log_every_steps',
   'checkpoint_epochs',
+  'skip_damaged_checkpoint',
   'data_dir',
   'raw_dir',
   'folder',  # What is in it counts, see `stage_inputs`.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from spnas_jax.config.workdir import Workdir
-from spnas_jax.core import preemption
+from spnas_jax.core import peers, preemption
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import Diverged, Preempted
 from spnas_jax.core.parallel import replicate
@@ -50,8 +50,8 @@ def run_steps(
     step_fn: pmapped (state, batch) -> (state, metrics).
     batches_from: step -> batches placed on the devices, starting there.
     length: where to end.
-    recipe: config section with `batch_size`, `log_every_steps` and
-      `checkpoint_epochs`.
+    recipe: config section with `batch_size`, `log_every_steps`,
+      `checkpoint_epochs` and `skip_damaged_checkpoint`.
     describe: scalars of a step -> the middle of its log line.
     history: what was logged so far, where the caller wants to read it.
     finish: what the state goes through after the last step; the last
@@ -71,7 +71,7 @@ def run_steps(
     stack.enter_context(preemption.loop())
     folder = workdir / stage
     checkpoints = stack.enter_context(Checkpoints(folder / 'checkpoints'))
-    state = _restored(stage, state, checkpoints, total)
+    state = _restored(stage, state, checkpoints, total, recipe)
     first = int(state.step)
     write_events = stack.enter_context(
       event_writer(stage, workdir, jax.process_index() == 0)
@@ -95,6 +95,7 @@ def run_steps(
       # aborts the process after 40 seconds.
       jax.block_until_ready(before)
       done = step + 1
+      peers.at(stage, step, total)
       logs = done % recipe.log_every_steps == 0 or done == total
       stops = preemption.reached(done)
       saves = stops or done % every == 0 or done == total
@@ -122,12 +123,20 @@ def run_steps(
 
 
 def _restored(
-  stage: str, state: TrainState, checkpoints: Checkpoints, total: int
+  stage: str,
+  state: TrainState,
+  checkpoints: Checkpoints,
+  total: int,
+  recipe: Any,
 ) -> TrainState:
   """The newest checkpoint, or the fresh state, on the devices."""
   if checkpoints.latest is None:
     return replicate(state)
-  state = checkpoints.restore(state)
+  if recipe.skip_damaged_checkpoint:
+    state = checkpoints.restore_sound(state)
+  else:
+    section = 'search' if 'target_ms' in recipe else 'train'
+    state = checkpoints.restore(state, f'{section}.skip_damaged_checkpoint')
   say(f'{stage}: resuming at step {int(state.step)} of {total}')
   return state
 
