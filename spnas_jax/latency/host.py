@@ -89,7 +89,8 @@ class HostDevice(Device):
 def _sample(runner: Any, runs: int) -> list[float]:
   """[ms of the median of at least `runs` runs, ms of the loop meanwhile]."""
   invoke, clock = runner.invoke, time.perf_counter_ns
-  times, paces = [], [_pace()]
+  times: list[int] = []
+  paces = [_pace()]
   since = start = clock()
   while len(times) < runs or clock() - start < _LEAST_NANOSECONDS:
     begin = clock()
