@@ -22,6 +22,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.config.workdir import Workdir, curve_file
+from spnas_jax.core import foreign
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.remote import as_path, reaching
 from spnas_jax.networks import zoo
@@ -83,7 +84,7 @@ def read_architecture(path: epath.Path) -> Architecture:
   """
   try:
     with reaching('architecture', path):
-      text = path.read_text()
+      text = foreign.read_text(path, 'the file')
     return Architecture.from_json(text)
   except (OSError, ValueError, UserError) as e:
     raise UserError(f'architecture {str(path)!r} cannot be used: {e}') from e

@@ -31,6 +31,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax.config import defaults as config_lib
 from spnas_jax.config import rules as config_rules
+from spnas_jax.core import foreign
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.parallel import barrier
@@ -173,12 +174,12 @@ class Workdir:
         return None
     try:
       with reaching('--workdir', self.path):
-        text = path.read_text()
-      value = json.loads(text)
+        text = foreign.read_text(path, 'the file')
+      value = foreign.parse_json(text, 'it')
       if not isinstance(value, dict):
         raise ValueError(f'it holds a {type(value).__name__}, not an object')
       return value
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, UserError) as e:
       raise UserError(
         f'{path}: cannot be read ({e}); restore it or use another --workdir'
       ) from e

@@ -15,9 +15,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import csv
 import hashlib
-import io
 import json
 import math
 import re
@@ -27,6 +25,7 @@ import numpy as np
 import scipy.stats
 
 from spnas_jax.config.workdir import Workdir
+from spnas_jax.core import foreign
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError, Waiting
 from spnas_jax.export import tflite
@@ -90,7 +89,8 @@ class ExchangeDevice(Device):
     if not path.exists():
       self._leave(folder, workdir, models, names)
     wanted = {name: what for what, name in names.items()}
-    times = read_times(path.read_text(), list(wanted), str(path))
+    text = foreign.read_text(path, str(path))
+    times = read_times(text, list(wanted), str(path))
     if not times:
       raise Waiting(
         f'{stage}: {len(models)} models wait in '
@@ -178,17 +178,10 @@ def read_times(
     UserError: another header, names that nobody asked for, numbers that are
       none, lines that say the same twice, or models without a time.
   """
-  rows = [row for row in csv.reader(io.StringIO(text.lstrip('\ufeff'))) if row]
-  header = [cell.strip().lower() for cell in rows[0]] if rows else []
-  if header != ['model', 'ms']:
-    raise UserError(
-      f'{path} begins with {",".join(header)!r}, must begin with the line '
-      "'model,ms'"
-    )
+  rows = foreign.parse_csv(text, ['model', 'ms'], path)
   times: dict[str, list[float]] = collections.defaultdict(list)
   unknown, wrong = [], []
-  for row in rows[1:]:
-    name, *cells = (cell.strip() for cell in row)
+  for name, *cells in rows:
     name = name.removesuffix('.tflite')
     if not any(cells):
       if name and name not in wanted:

@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from spnas_jax.config.rules import PRECISIONS
+from spnas_jax.core import foreign
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.places import shipped
 from spnas_jax.core.remote import as_path, reaching
@@ -128,15 +129,13 @@ class LatencyTable:
     path = _find(path)
     try:
       with reaching('latency_table', path):
-        text = path.read_text()
-      fields = json.loads(text)
+        text = foreign.read_text(path, f'latency_table: {path}')
     except OSError as e:
       raise UserError(
         f'latency_table: cannot read {str(path)!r} ({type(e).__name__}); give '
         'the path of a table, or make one with --stage=build_table'
       ) from e
-    except ValueError as e:
-      raise UserError(f'latency_table: {path} is not valid JSON ({e})') from e
+    fields = foreign.parse_json(text, f'latency_table: {path}')
     try:
       if fields.pop('schema') != SCHEMA:
         raise UserError(f'latency_table: {path}: schema must be {SCHEMA}')

@@ -7,14 +7,13 @@ space (docs/networks.md) and what each took. A network may have several rows.
 from __future__ import annotations
 
 import collections
-import csv
 import datetime
-import io
 from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
 
+from spnas_jax.core import foreign
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.remote import as_path, reaching
@@ -40,20 +39,14 @@ def read_rows(path: str, space: SearchSpace) -> dict[str, list[float]]:
   with reaching(FIELD, source):
     if not source.exists():
       raise UserError(f'{FIELD} is {path!r}, which does not exist')
-    text = source.read_text()
-  rows = [row for row in csv.reader(io.StringIO(text.lstrip('\ufeff'))) if row]
-  header = [cell.strip().lower() for cell in rows[0]] if rows else []
-  if header != ['network', 'ms']:
-    raise UserError(
-      f'{FIELD} {path!r} begins with {",".join(header)!r}, must begin with the '
-      "line 'network,ms'"
-    )
+    text = foreign.read_text(source, f'{FIELD} {path!r}')
+  rows = foreign.parse_csv(text, ['network', 'ms'], f'{FIELD} {path!r}')
   found: dict[str, list[float]] = collections.defaultdict(list)
-  for number, row in enumerate(rows[1:], 2):
+  for number, row in enumerate(rows, 2):
     at = f'{FIELD} {path!r}, line {number}'
     if len(row) != 2:
       raise UserError(f'{at}: {len(row)} cells, must be network and ms')
-    name, ms = row[0].strip(), milliseconds(row[1])
+    name, ms = row[0], milliseconds(row[1])
     if ms is None:
       raise UserError(f'{at}: ms is {row[1]!r}, allowed: a number above 0')
     found[_network(name, space, at).to_string()].append(ms)

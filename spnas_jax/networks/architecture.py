@@ -11,6 +11,7 @@ import dataclasses
 import json
 from typing import Any
 
+from spnas_jax.core import foreign
 from spnas_jax.core.errors import UserError
 from spnas_jax.networks import block_strings
 from spnas_jax.networks.block import (
@@ -93,10 +94,7 @@ class Architecture:
     Raises:
       UserError: not JSON, another schema, a missing, unknown or wrong field.
     """
-    try:
-      fields = json.loads(text)
-    except ValueError as e:
-      raise UserError(f'architecture: not valid JSON ({e})') from e
+    fields = foreign.parse_json(text, 'architecture')
     if not isinstance(fields, dict):
       raise UserError('architecture: the JSON text must be one object')
     schema = fields.pop('schema', None)
