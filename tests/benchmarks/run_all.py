@@ -108,6 +108,23 @@ def table(r: dict[str, Any]) -> Figures:
   )
 
 
+def table_kinds(r: dict[str, Any]) -> Figures:
+  for kind, own in r['kinds'].items():
+    other = own['by_float32_table']
+    yield (
+      f'latency table, {kind.replace("_", " ")}, {r["num_networks"]} unseen '
+      f"networks, {r['space']}: mean error at the day's speed, rank "
+      'correlation, repeats within',
+      f'{own["mean_abs_pct_at_todays_speed"]:.2f}%, '
+      f'{own["rank_correlation"]:.3f}, {own["repeat_pct"]:.2f}%',
+    )
+    yield (
+      'the same networks by the float32 table: as it is, with the best factor',
+      f'{other["mean_abs_pct"]:.1f}%, '
+      f'{other["mean_abs_pct_with_best_factor"]:.1f}%',
+    )
+
+
 def multipath(r: dict[str, Any]) -> Figures:
   size = f'batch {r["batch_size"]} at {r["image_size"]} px'
   for method, row in r['methods'].items():
@@ -162,6 +179,7 @@ SCRIPTS: dict[str, Callable[[dict[str, Any]], Figures]] = {
   'bench_folder': folder,
   'bench_export': export,
   'bench_table': table,
+  'bench_table_kinds': table_kinds,
   'bench_tpu': tpu,
   'bench_gpu': step,
 }
