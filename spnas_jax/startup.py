@@ -33,7 +33,7 @@ def start(config: ConfigDict, workdir: str) -> tuple[ConfigDict, Workdir]:
   check_values(likely, default)
   logging.set_verbosity(logging.WARNING)
   disk.quiet()
-  prepare_jax()
+  prepare_jax(config)
   folder_names.forget()
   filled = automatic.fill(config, default)
   if filled is not config:
@@ -92,8 +92,11 @@ def _leaves(value: Any) -> list[Any]:
   return [leaf for item in value for leaf in _leaves(item)]
 
 
-def prepare_jax() -> None:
+def prepare_jax(config: ConfigDict | None = None) -> None:
   """Joins and watches other processes, turns the compilation cache on.
+
+  Args:
+    config: its section `processes` is read; None = only the environment is.
 
   Raises:
     UserError: the processes of a run cannot be joined.
@@ -109,5 +112,5 @@ def prepare_jax() -> None:
     jax.config.update('jax_compilation_cache_dir', str(kept('jax')))
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
-  processes.join()
+  processes.join(None if config is None else config.processes)
   peers.watch()

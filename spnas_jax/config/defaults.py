@@ -32,6 +32,10 @@ def default_config() -> ConfigDict:
   # phone), 'ssh' (another computer), or 'files': models are written for
   # somebody else to time (latency/README.md).
   config.device = 'host'
+  # Several machines as one run: address and port of process 0 ('HOST:PORT'),
+  # number of processes, and which one this is, from 0; '' = what
+  # JAX_COORDINATOR_ADDRESS and its kin say, or the TPU's metadata.
+  config.processes = ConfigDict({'coordinator': '', 'count': 1, 'index': 0})
   config.dataset = datasets.default_config()
   config.space = _space()
   config.search = _search()

@@ -45,6 +45,8 @@ RANGES: dict[str, tuple[float, float]] = {
   **{f'search.{k}': v for k, v in _RECIPE_RANGES.items()},
   **{f'train.{k}': v for k, v in _RECIPE_RANGES.items()},
   'seed': (0, 2**31 - 1),
+  'processes.count': (1, MANY),
+  'processes.index': (0, MANY),
   'space.width': (0.05, 20),
   'space.stem_kernel': (1, STEM_KERNELS[-1]),
   'space.stem_stride': (1, 2),

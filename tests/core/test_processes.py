@@ -6,6 +6,7 @@ import threading
 import jax
 import pytest
 from jax._src.clusters import cloud_tpu_cluster
+from ml_collections import ConfigDict
 
 from spnas_jax.core import processes
 from spnas_jax.core.errors import UserError
@@ -92,6 +93,29 @@ def test_without_a_cluster_nothing_is_asked(joined, monkeypatch):
   monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
   processes.join()
   assert joined == []
+
+
+def test_processes_that_the_configuration_names(joined, monkeypatch):
+  """They come before the environment's."""
+  monkeypatch.setenv('JAX_COORDINATOR_ADDRESS', 'other:1')
+  named = {'coordinator': '10.0.0.2:1234', 'count': 4, 'index': 3}
+  processes.join(ConfigDict(named))
+  assert joined == [('10.0.0.2:1234', 4, 3)]
+
+
+@pytest.mark.parametrize(
+  ('change', 'words'),
+  [
+    ({'index': 4}, 'processes.index is 4, allowed: 0 to 3'),
+    ({'coordinator': 'host'}, "processes.coordinator is 'host', allowed: HOST"),
+    ({'coordinator': ':12'}, "processes.coordinator is ':12', allowed: HOST"),
+  ],
+)
+def test_processes_that_cannot_be_are_refused(joined, change, words):
+  named = {'coordinator': '10.0.0.2:1234', 'count': 4, 'index': 3}
+  with pytest.raises(UserError) as e:
+    processes.join(ConfigDict({**named, **change}))
+  assert words in str(e.value) and not joined
 
 
 def test_devices_of_others_without_a_client_are_refused(joined, monkeypatch):
