@@ -349,7 +349,7 @@ def test_wrong_tables_are_one_line_errors(tmp_path, change, message):
   [
     ('{"schema": 1,', 'not valid JSON'),
     ('', 'not valid JSON'),
-    ('\xff', 'not valid JSON'),
+    ('\xff', 'not UTF-8'),
     ('[1, 2]', 'field'),
     ('"text"', 'field'),
     ('null', 'field'),
