@@ -50,7 +50,11 @@ def finish(command):
 @pytest.mark.parametrize('victim', [0, 1])
 def test_the_other_ends_and_both_resume_to_the_same_bits(tmp_path, victim):
   """Within a minute, in one line, with exit code 75; then the same command
-  ends with the bits of a run that nothing disturbed."""
+  ends with the bits of a run that nothing disturbed.
+
+  Without process 0 JAX's C++ aborts the others at once; then the line is the
+  last of what is said, by `last_words.py`.
+  """
   command = tiny_run.command('search', tmp_path / 'run', *LONGER)
   processes = start(command)
   survivor = processes[1 - victim]
@@ -64,10 +68,15 @@ def test_the_other_ends_and_both_resume_to_the_same_bits(tmp_path, victim):
     killed = time.monotonic()
     _, said = survivor.communicate(timeout=120)
   assert time.monotonic() - killed < 60
-  assert survivor.returncode == 75
   last = said.strip().splitlines()[-1]
-  assert last.startswith(f'error: process {victim} of 2 has ended')
-  assert 'in search after step' in last and 'Traceback' not in said
+  if victim:
+    assert survivor.returncode == 75
+    assert last.startswith('error: process 1 of 2 has ended')
+    assert 'Traceback' not in said
+  else:
+    assert survivor.returncode == -signal.SIGABRT
+    assert last.startswith('error: process 1 of 2 was ended from outside')
+  assert 'in search after step' in last and 'The same command' in last
   ends = finish(command)
   assert [code for code, *_ in ends] == [0, 0], ends[0][2][-2000:]
   assert 'resuming at step' in ends[0][1]
