@@ -152,11 +152,31 @@ def test_a_damaged_checkpoint_stops_with_advice_that_works(unfinished):
   for path in last.rglob('d/*'):
     path.write_bytes(b'')
   config = tiny_run.config()
-  with pytest.raises(UserError, match='remove its folder') as e:
+  advice = '--config.train.skip_damaged_checkpoint=True'
+  with pytest.raises(UserError, match=advice) as e:
     train.run(config, Workdir(unfinished))
-  assert str(last) in str(e.value)
-  shutil.rmtree(last)
+  assert str(last) in str(e.value) and last.exists()
+  config.train.skip_damaged_checkpoint = True
   assert train.run(config, Workdir(unfinished))['steps'] == tiny_run.STEPS
+  # The damaged one is kept, and the end has the bits of an undisturbed run.
+  (aside,) = (unfinished / 'train' / 'checkpoints_damaged').iterdir()
+  assert aside.name.startswith(f'{tiny_run.STEPS}-')
+  _, resumed = load_trained(config, Workdir(unfinished))
+  _, expected = load_trained(tiny_run.config(), Workdir(tiny_run.finished()))
+  assert_same_bits(resumed, expected)
+
+
+def test_without_a_sound_checkpoint_nothing_is_moved(unfinished):
+  """It may be the configuration that fits none of them."""
+  checkpoints = unfinished / 'train' / 'checkpoints'
+  for path in checkpoints.rglob('d/*'):
+    path.write_bytes(b'')
+  before = sorted(path.name for path in checkpoints.iterdir())
+  config = tiny_run.config(train__skip_damaged_checkpoint=True)
+  with pytest.raises(UserError, match='does not fit this configuration'):
+    train.run(config, Workdir(unfinished))
+  assert sorted(path.name for path in checkpoints.iterdir()) == before
+  assert not (unfinished / 'train' / 'checkpoints_damaged').exists()
 
 
 def test_a_stage_that_died_before_its_result_only_writes_it(unfinished):
