@@ -37,9 +37,12 @@ from spnas_jax.networks.architecture import (
   block_input_sizes,
   num_macs,
 )
+from spnas_jax.networks.block import check_whole
 from spnas_jax.networks.space import Choice, SearchSpace
 
 SCHEMA = 1
+# Largest image side of a table, px: beyond it counts of operations overflow.
+_MOST_PX = 2**14
 # What a network must share with a positional table's own, besides fixed blocks.
 _FRAME = (
   'stem_channels',
@@ -104,7 +107,7 @@ class LatencyTable:
   precision: str = 'float32'
 
   def __post_init__(self):
-    _check_number('image_size', self.image_size)
+    check_whole('latency_table: image_size', self.image_size, high=_MOST_PX)
     _check_number('threads', self.threads)
     _check_number('calibration.factor', self.calibration.get('factor'))
     if self.precision not in PRECISIONS:
@@ -113,8 +116,11 @@ class LatencyTable:
         f'{", ".join(PRECISIONS)}'
       )
     for key, entry in self.entries.items():
-      ms = entry.get('ms') if isinstance(entry, dict) else entry
-      _check_number(f'entries.{key}.ms', ms)
+      if not isinstance(entry, dict):
+        raise UserError(
+          f'latency_table: entries.{key} is {entry!r}, must be an object'
+        )
+      _check_number(f'entries.{key}.ms', entry.get('ms'))
 
   # --- files ------------------------------------------------------------------
 
@@ -145,7 +151,7 @@ class LatencyTable:
       )
       latency_units.check(*table.workload())
       return table
-    except (TypeError, KeyError, AttributeError) as e:
+    except (TypeError, KeyError, AttributeError, ArithmeticError) as e:
       raise UserError(
         f'latency_table: {path}: missing, unknown or wrong field ({e})'
       ) from e

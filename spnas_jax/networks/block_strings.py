@@ -151,7 +151,8 @@ def _number(
   text = values.get(key)
   if text is None and default is not None:
     return default
-  if text is None or not text.isdigit():
+  # int takes up to 4,300 digits.
+  if text is None or not re.fullmatch('[0-9]{1,9}', text):
     raise UserError(
       f'architecture string: {word!r} needs {key} with a whole number'
     )

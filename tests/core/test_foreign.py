@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -91,7 +92,7 @@ def edited(draw, values):
       if draw(st.booleans()) and isinstance(at, dict):
         del at[key]
       else:
-        at[key] = draw(strange)
+        at[key] = copy.deepcopy(draw(strange))
   return json.dumps(fields).encode()
 
 
@@ -260,6 +261,31 @@ def test_configurations(changes):
     with section.ignore_type():
       section[key] = value
   one_line(check_values, config, DEFAULT)
+
+
+@pytest.mark.parametrize(
+  ('change', 'words'),
+  [
+    ({'image_size': 1e308}, 'image_size is 1e+308, allowed: a whole number'),
+    ({'entries': {'layer00_k3_e3': 3.0}}, 'is 3.0, must be an object'),
+    ({'name': '[' * 5000, 'threads': 0}, 'threads is 0'),
+  ],
+)
+def test_tables_that_were_found(file, change, words):
+  """Each had passed, and ended in a traceback where it was used."""
+  file.write_text(json.dumps({**json.loads(TABLES[1]), **change}))
+  with pytest.raises(UserError) as e:
+    LatencyTable.load(file)
+  assert words in str(e.value)
+
+
+@pytest.mark.parametrize('number', ['9' * 5000, '²', '٣', '1_0'])
+def test_numbers_that_were_found(number):
+  """5,000 digits are more than int takes; others are digits in Unicode only."""
+  text = NETWORK.to_string().replace('stem_k3', f'stem_k{number}')
+  with pytest.raises(UserError, match='architecture string: ') as e:
+    Architecture.from_string(text)
+  assert len(str(e.value)) < 3100
 
 
 def test_a_file_too_large_is_not_read(tmp_path, monkeypatch):
