@@ -1,7 +1,7 @@
 """Files that others wrote, damaged in every way: one line, never a traceback.
 
 `FUZZ_EXAMPLES` sets how many damaged files each of the seven tests tries; with
-15,000 of them 105,000 in all, in some ten minutes.
+15,000 of them 105,000 in all, in three minutes on two cores.
 """
 
 from __future__ import annotations
