@@ -35,8 +35,8 @@ class HostDevice(Device):
   and times are put at one pace (`at_one_pace`). On two virtual cores of a Xeon
   whose time was half at 1.0 and half at 1.5 times the least, 12 networks of the
   ImageNet space at 224 px, 62 rounds: they repeat within 0.60%, without it
-  0.80% (standard deviations, common drift subtracted). On a quiet machine pace
-  and times have little in common, and little is changed.
+  0.80% (standard deviations, common drift subtracted). Where pace and times are
+  unrelated the slope is 0 and nothing changes; no quiet machine was measured.
   """
 
   quantile = 0.25
