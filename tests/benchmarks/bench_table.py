@@ -32,13 +32,19 @@ CALIBRATION_NETWORKS, BUILD_ROUNDS, VALIDATE_ROUNDS = 24, 40, 30
 SPLITS = 20
 
 
-def build(workdir: pathlib.Path) -> LatencyTable:
+def build(
+  workdir: pathlib.Path,
+  networks: int = CALIBRATION_NETWORKS,
+  rounds: int = BUILD_ROUNDS,
+  *options: str,
+) -> LatencyTable:
   run_stage(
     'build_table',
     CONFIG,
     workdir,
-    f'--config.build_table.calibration_networks={CALIBRATION_NETWORKS}',
-    f'--config.build_table.rounds={BUILD_ROUNDS}',
+    f'--config.build_table.calibration_networks={networks}',
+    f'--config.build_table.rounds={rounds}',
+    *options,
   )
   return LatencyTable.load(str(workdir / 'latency_table.json'))
 

@@ -26,7 +26,7 @@ from scipy import stats
 
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.architecture import Architecture
-from tests.benchmarks.bench_table import CONFIG
+from tests.benchmarks.bench_table import CONFIG, build
 from tests.benchmarks.stages import run_stage
 
 CALIBRATION_NETWORKS, ROUNDS = 16, 40
@@ -35,18 +35,6 @@ KINDS = {
   'int8': ('--config.build_table.precision=int8',),
   'two_threads': ('--config.profile.threads=2',),
 }
-
-
-def build(folder: pathlib.Path, options: tuple[str, ...]) -> LatencyTable:
-  run_stage(
-    'build_table',
-    CONFIG,
-    folder,
-    f'--config.build_table.calibration_networks={CALIBRATION_NETWORKS}',
-    f'--config.build_table.rounds={ROUNDS}',
-    *options,
-  )
-  return LatencyTable.load(str(folder / 'latency_table.json'))
 
 
 def check(
@@ -97,7 +85,9 @@ def main() -> None:
   for kind, options in KINDS.items():
     # Threads belong to the device, the precision to its table.
     threads = tuple(o for o in options if 'threads' in o)
-    table = tables[kind] = build(runs / kind, options)
+    table = tables[kind] = build(
+      runs / kind, CALIBRATION_NETWORKS, ROUNDS, *options
+    )
     first = check(
       runs / f'{kind}_check', runs / kind, arguments.networks, *threads
     )
