@@ -1,9 +1,9 @@
 """What can run and time TFLite models: this machine, or a phone over adb.
 
-A device takes *samples*: one number of ms per model and round. Rounds go over
-all models in turn, so that whatever the device does to speeds in the meantime
-(heat, other programs) it does to all of them alike. A table holds
-the statistic of the samples that repeats best on its kind of device.
+A device takes *samples*: ms of a run or of several, per model and round. Rounds
+go over all models in turn, so that whatever the device does to speeds in the
+meantime (heat, other programs) it does to all of them alike. A table holds the
+statistic of the samples that repeats best on its kind of device.
 """
 
 from __future__ import annotations
@@ -21,8 +21,10 @@ import numpy as np
 # Times that samples are drawn again for a standard error.
 _RESAMPLED = 200
 
-# A sample is ms, or what a device's `steady` makes ms of.
+# A sample is ms, or what a device's `steady` makes ms of: for each model and
+# round the ms of one run or of several.
 Samples = dict[str, list[Any]]
+Rounds = dict[str, list[Sequence[float]]]
 Take = Callable[[str], Any]
 
 
@@ -31,11 +33,11 @@ class Timing:
   """Time of one inference.
 
   Attributes:
-    ms: the device's statistic of the samples, what tables hold.
-    median_ms: median of the samples.
+    ms: the device's statistic of all runs kept, what tables hold.
+    median_ms: their median.
     spread_ms: their interquartile range.
-    count: number of samples, one per round.
-    error_ms: standard error of `ms`, by drawing the samples again.
+    count: number of rounds.
+    error_ms: standard error of `ms`, by drawing the rounds again.
   """
 
   ms: float
@@ -126,9 +128,9 @@ class Device(abc.ABC):
     after `warmup_runs` runs that do not count.
     """
 
-  def steady(self, samples: Samples) -> dict[str, list[float]]:
+  def steady(self, samples: Samples) -> Rounds:
     """ms of each sample, freed of what the device knows of its own changes."""
-    return samples
+    return {name: [[sample] for sample in own] for name, own in samples.items()}
 
   def measure(
     self,
@@ -178,17 +180,21 @@ def load_average() -> float | None:
     return None
 
 
-def summarise(samples: Sequence[float], quantile: float) -> Timing:
-  """Statistics of samples in ms."""
-  wanted, low, median, high = np.quantile(samples, [quantile, 0.25, 0.5, 0.75])
+def summarise(rounds: Sequence[Sequence[float]], quantile: float) -> Timing:
+  """Statistics of rounds, each the ms of one run or of several."""
+  every = np.concatenate(rounds)
+  wanted, low, median, high = np.quantile(every, [quantile, 0.25, 0.5, 0.75])
   # Rounds differ by where a model lies in memory and by what else runs: no
   # normal distribution, so the spread does not say how well a quantile repeats.
   rng = np.random.default_rng(0)
-  again = rng.choice(samples, (_RESAMPLED, len(samples)))
+  again = [
+    np.quantile(np.concatenate([rounds[i] for i in drawn]), quantile)
+    for drawn in rng.integers(len(rounds), size=(_RESAMPLED, len(rounds)))
+  ]
   return Timing(
     ms=float(wanted),
     median_ms=float(median),
     spread_ms=float(high - low),
-    count=len(samples),
-    error_ms=float(np.quantile(again, quantile, axis=1).std()),
+    count=len(rounds),
+    error_ms=float(np.std(again)),
   )

@@ -109,7 +109,7 @@ class ExchangeDevice(Device):
       'time(s) each'
     )
     return {
-      wanted[name]: summarise(values, self.quantile)
+      wanted[name]: summarise([[v] for v in values], self.quantile)
       for name, values in times.items()
     }
 

@@ -97,6 +97,6 @@ def protocol(device: Device, settings: ConfigDict) -> dict[str, object]:
     'rounds': settings.rounds,
     'runs_per_round': settings.runs_per_round,
     'statistic': device.statistic,
-    'spread': 'interquartile range over rounds',
+    'spread': 'interquartile range',
     'order': 'rounds interleaved over all models',
   }

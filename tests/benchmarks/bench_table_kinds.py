@@ -29,7 +29,7 @@ from spnas_jax.networks.architecture import Architecture
 from tests.benchmarks.bench_table import CONFIG, build
 from tests.benchmarks.stages import run_stage
 
-CALIBRATION_NETWORKS, ROUNDS = 16, 40
+CALIBRATION_NETWORKS, ROUNDS = 16, 100
 KINDS = {
   'float32': (),
   'int8': ('--config.build_table.precision=int8',),

@@ -65,8 +65,8 @@ def test_samples_that_are_there_are_not_taken_again(model):
 
 
 def test_statistics():
-  timing = summarise([4.0, 1.0, 2.0, 3.0, 5.0], 0.0)
-  wanted = Timing(ms=1.0, median_ms=3.0, spread_ms=2.0, count=5)
+  timing = summarise([[4.0, 1.0], [2.0, 3.0, 5.0]], 0.0)
+  wanted = Timing(ms=1.0, median_ms=3.0, spread_ms=2.0, count=2)
   assert dataclasses.replace(timing, error_ms=0.0) == wanted
 
 
@@ -84,15 +84,19 @@ def test_times_are_put_at_one_pace():
   """A machine that is half the time 1.6 times slower, for all alike: the times
   of models keep their ratio, and no spread is left but their own."""
   rng = np.random.default_rng(0)
-  pace = np.where(rng.random(40) < 0.5, 1.0, 1.6)
+  pace = np.where(rng.random(40) < 0.5, 1.0, 1.6).reshape(8, 5)
   own = {'a': 2.0, 'b': 7.0}
   samples = {
-    name: [[ms * p * rng.uniform(0.999, 1.001), 0.1 * p] for p in pace]
+    name: [
+      [[ms * p * rng.uniform(0.999, 1.001), 0.1 * p] for p in runs]
+      for runs in pace
+    ]
     for name, ms in own.items()
   }
   steady = host.at_one_pace(samples)
   # The pace is the lower quartile: that of the quiet half.
   for name, ms in own.items():
+    assert np.shape(steady[name]) == (8, 5)
     np.testing.assert_allclose(steady[name], ms, rtol=3e-3)
 
 
@@ -102,19 +106,29 @@ def test_a_pace_that_says_nothing_changes_nothing():
   times = rng.uniform(0.99, 1.01, 400)
   samples = {
     'a': [
-      [t, 0.1 * p] for t, p in zip(times, rng.uniform(1, 1.2, 400), strict=True)
+      [[t, 0.1 * p]]
+      for t, p in zip(times, rng.uniform(1, 1.2, 400), strict=True)
     ]
   }
-  steady = np.array(host.at_one_pace(samples)['a'])
+  steady = np.concatenate(host.at_one_pace(samples)['a'])
   assert np.abs(steady / times - 1).max() < 0.01
   assert steady.std() < 1.02 * times.std()
 
 
 def test_samples_of_older_versions_stay():
-  """They did not look at the pace."""
-  assert host.at_one_pace({'a': [1.0, 2.0]}) == {'a': [1.0, 2.0]}
-  mixed = host.at_one_pace({'a': [1.0, [2.0, 0.1]]})
-  assert mixed['a'][0] == 1.0
+  """The oldest did not look at the pace, later ones had one pair a round."""
+  assert host.at_one_pace({'a': [1.0, 2.0]}) == {'a': [[1.0], [2.0]]}
+  mixed = host.at_one_pace({'a': [1.0, [2.0, 0.1], [[2.0, 0.1], [2.0, 0.1]]]})
+  assert [len(ms) for ms in mixed['a']] == [1, 1, 2]
+  assert mixed['a'][0] == [1.0]
+
+
+def test_two_threads_count_by_their_fast_runs():
+  """They wait for the slower of two cores, whose pace nobody knows."""
+  one, two = HostDevice(), HostDevice(threads=2)
+  assert two.quantile < one.quantile
+  for device in (one, two):
+    assert f'{100 * device.quantile:g}%' in device.statistic
 
 
 def test_host_times_models(monkeypatch, model):
@@ -174,6 +188,6 @@ def test_the_error_of_a_timing_is_how_far_it_repeats():
     return np.where(slow, 2.0, 1.0) + rng.normal(0, 0.01, 20)
 
   repeated = np.std([np.quantile(rounds(), 0.25) for _ in range(2000)])
-  errors = [summarise(rounds(), 0.25).error_ms for _ in range(50)]
+  errors = [summarise(rounds()[:, None], 0.25).error_ms for _ in range(50)]
   assert np.mean(errors) == pytest.approx(repeated, rel=0.5)
-  assert summarise([1.0, 1.0, 1.0], 0.25).error_ms == 0.0
+  assert summarise([[1.0], [1.0], [1.0]], 0.25).error_ms == 0.0
