@@ -7,6 +7,7 @@ and crossovers that meet the latency limit.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -14,9 +15,14 @@ from typing import Any
 import numpy as np
 
 from spnas_jax.core.console import say
+from spnas_jax.core.errors import UserError
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks.space import Choice, Choices, SearchSpace
-from spnas_jax.search.projection import choice_costs, project_likelihoods
+from spnas_jax.search.projection import (
+  choice_bytes,
+  choice_costs,
+  project_likelihoods,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +44,7 @@ class Evolution:
     score: gates [num_gates] -> {'top1', 'cross_entropy'}.
     rng: of everything random.
     mutation: probability that a layer is drawn again.
+    max_bytes: largest .tflite file; None = any.
   """
 
   def __init__(
@@ -47,9 +54,13 @@ class Evolution:
     score: Callable[[np.ndarray], dict[str, float]],
     rng: np.random.Generator,
     mutation: float,
+    max_bytes: float | None = None,
   ):
     self._space, self._table, self._score = space, table, score
     self._rng, self._mutation = rng, mutation
+    self._max_bytes = max_bytes
+    if max_bytes is not None:
+      self._least_bytes, self._sizes = choice_bytes(table, space)
     self._seen: dict[Choices, Scored] = {}
 
   @property
@@ -74,7 +85,7 @@ class Evolution:
     generations: int,
     start: tuple[Choices, ...] = (),
   ) -> Scored:
-    """The best network with target (1 - slack) <= ms <= target.
+    """The best small enough network with target (1 - slack) <= ms <= target.
 
     Where no network lies in that band, its lower end moves down, see `band`.
 
@@ -84,11 +95,14 @@ class Evolution:
       population: networks scored in each generation.
       generations: after the first population.
       start: networks to begin with (those that meet the limit).
+
+    Raises:
+      UserError: no network within target_ms is small enough.
     """
     low, witness = self.band(target_ms, slack)
 
     def fits(choices):
-      return low <= self._ms(choices) <= target_ms
+      return low <= self._ms(choices) <= target_ms and not self._excess(choices)
 
     members = [c for c in start if fits(c)] or [witness]
     drawn = (
@@ -118,7 +132,7 @@ class Evolution:
     ]
     # Of equally likely networks the projection takes the slowest.
     slowest = project_likelihoods(
-      self._space, self._table, equal, target_ms, slack
+      self._space, self._table, equal, target_ms, slack, self._max_bytes
     )
     low, ms = target_ms * (1 - slack), self._ms(slowest)
     return (low if ms >= low else ms * (1 - slack)), slowest
@@ -144,6 +158,13 @@ class Evolution:
   def _ms(self, choices: Choices) -> float:
     return self._table.predict(self._space.architecture_of(choices))
 
+  def _excess(self, choices: Choices) -> float:
+    """Bytes of a network's file above the limit; 0 = small enough."""
+    if self._max_bytes is None:
+      return 0.0
+    sizes = (s[c] for s, c in zip(self._sizes, choices, strict=True))
+    return max(0.0, self._least_bytes + sum(sizes) - self._max_bytes)
+
   def _draw_layer(self, i: int) -> Choice | None:
     candidates = self._space.layers[i].candidates
     return candidates[self._rng.integers(len(candidates))]
@@ -152,14 +173,16 @@ class Evolution:
     """A random network walked into the band; None if the walk gets stuck."""
     choices = self._space.sample_choices(self._rng)
     for _ in range(10_000):
-      ms = self._ms(choices)
-      if low <= ms <= high:
+      ms, excess = self._ms(choices), self._excess(choices)
+      if low <= ms <= high and not excess:
         return choices
       i = int(self._rng.integers(len(choices)))
       changed = (*choices[:i], self._draw_layer(i), *choices[i + 1 :])
       moved = self._ms(changed)
-      # A step that does not lead away from the band.
-      if (moved <= ms) if ms > high else (moved >= ms):
+      # A step that does not lead away from the band, nor from the limit of the
+      # size. In the band and too large, time may change either way.
+      nearer = (moved <= ms) if ms > high else (moved >= ms or ms >= low)
+      if nearer and self._excess(changed) <= excess:
         choices = changed
     return None
 
@@ -218,7 +241,9 @@ def evolve(
     )
   for share in np.linspace(0.15, 0.95, c.front_points):
     limit = min_ms + share * (max_ms - min_ms)
-    evolution.run(limit, slack, c.population, max(1, c.generations // 4))
+    # A network may be fast enough and none of those small enough.
+    with contextlib.suppress(UserError):
+      evolution.run(limit, slack, c.population, max(1, c.generations // 4))
   return best.choices, {
     'best': evolution.row(best),
     'band_ms': [low_ms, target_ms],

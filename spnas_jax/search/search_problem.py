@@ -144,8 +144,8 @@ def _max_bytes(config: ConfigDict, problem: SearchProblem) -> float:
   """`search.max_kb` in bytes.
 
   Raises:
-    UserError: the table has no sizes, the method does not know the limit, or no
-      network that meets a target is so small.
+    UserError: the table has no sizes, lambda is fixed, or no network that meets
+      a target is so small.
   """
   c = config.search
   if problem.table.predict_bytes(problem.space.smallest) is None:
@@ -153,10 +153,9 @@ def _max_bytes(config: ConfigDict, problem: SearchProblem) -> float:
       f'search.max_kb is {c.max_kb:g}, but {problem.table.name!r} has no '
       'sizes; make a table that has with --stage=build_table'
     )
-  if c.method == 'evolution' or c.lambda_ is not None:
+  if c.lambda_ is not None:
     raise UserError(
-      f'search.max_kb is {c.max_kb:g}, must be 0 with a fixed lambda and with '
-      "search.method 'evolution'"
+      f'search.max_kb is {c.max_kb:g}, must be 0 with a fixed lambda'
     )
   limit = 1000 * c.max_kb
   indifferent = np.zeros(len(problem.space.gates))

@@ -226,6 +226,7 @@ def _evolved(
     subnets.score,
     np.random.default_rng(config.seed),
     c.mutation,
+    problem.max_bytes,
   )
   limits = problem.target_ms, problem.min_ms, problem.max_ms
   best, report = evolve(evolution, *limits, config.search.slack, own, c)

@@ -14,6 +14,7 @@ from spnas_jax.export import tflite
 from spnas_jax.latency.entries import network_tflite
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.search import projection
+from spnas_jax.search.evolution import Evolution
 from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.stages import build_table
 
@@ -92,6 +93,43 @@ def test_a_network_within_both_limits(made):
   assert projection.project(space, table, logits, target, slack, 1e9) == free
 
 
+def test_evolution_keeps_both_limits(made):
+  """Large networks score best: every one that is scored is within the band and
+  small enough, and the best is the best of all such by brute force."""
+  import itertools
+
+  c, table = made
+  problem = SearchProblem.of(c)
+  space, target, slack = problem.space, problem.max_ms, 0.05
+  weights = np.random.default_rng(2).uniform(1, 2, len(space.gates))
+
+  def score(gates):
+    return {'top1': 0.0, 'cross_entropy': float(99 - weights @ gates)}
+
+  band = [
+    (score(space.gates_of(choices))['cross_entropy'], table.predict_bytes(arch))
+    for choices in itertools.product(*(la.candidates for la in space.layers))
+    for arch in [space.architecture_of(choices)]
+    if (1 - slack) * target <= table.predict(arch) <= target
+  ]
+  limit = float(np.median([size for _, size in band]))
+  rng = np.random.default_rng(0)
+  evolution = Evolution(space, table, score, rng, 0.3, limit)
+  best = evolution.run(target, slack, population=20, generations=15)
+  for scored in evolution.scored:
+    arch = space.architecture_of(scored.choices)
+    assert table.predict_bytes(arch) <= limit
+    assert (1 - slack) * target <= scored.ms <= target
+  assert best.cross_entropy == pytest.approx(
+    min(ce for ce, size in band if size <= limit), rel=1e-9
+  )
+  # A start that is too large takes no part.
+  again = Evolution(space, table, score, rng, 0.3, limit)
+  largest = space.choices_of(np.ones(len(space.gates), np.float32))
+  again.run(target, slack, population=4, generations=1, start=(largest,))
+  assert largest not in {s.choices for s in again.scored}
+
+
 def test_limits_that_cannot_be_met_are_refused(made):
   """One line that says what is possible, or what is missing."""
   c, table = made
@@ -101,10 +139,10 @@ def test_limits_that_cannot_be_met_are_refused(made):
     SearchProblem.of(c)
   c.search.max_kb = 1e6
   assert SearchProblem.of(c).max_bytes == 1e9
-  c.search.method = 'evolution'
-  with pytest.raises(UserError, match='must be 0 with a fixed lambda and with'):
-    SearchProblem.of(c)
-  c.search.method = 'gradient'
+  fixed = c.copy_and_resolve_references()
+  fixed.search.lambda_, fixed.search.target_ms = 0.5, None
+  with pytest.raises(UserError, match='must be 0 with a fixed lambda'):
+    SearchProblem.of(fixed)
   bare = {k: {**row} for k, row in table.entries.items()}
   for row in bare.values():
     del row['bytes']
