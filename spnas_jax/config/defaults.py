@@ -289,8 +289,8 @@ def _profile() -> ConfigDict:
   c.ssh_config = ''
   c.ssh_python = 'python3'
   # adb, ssh: what runs the operations, 'xnnpack', 'none' (the runtime's own
-  # kernels), 'gpu' or 'nnapi'; and the cores that may be used, a hexadecimal
-  # mask as taskset takes it, '' = all.
+  # kernels), 'gpu' or 'nnapi' (ssh's Python: 'xnnpack' or 'gpu'); and the cores
+  # that may be used, a hexadecimal mask as taskset takes it, '' = all.
   c.delegate = 'xnnpack'
   c.adb_cpu_mask = ''
   # adb, ssh: path, on this machine, of the device's benchmark_model ('' = with

@@ -41,9 +41,10 @@ def parse_fallback(text: str) -> Fallback:
 
   The runtime says 'Replacing 29 out of 31 node(s) with delegate', the GPU's
   delegate 'the remaining 2 operations will run on the CPU' and, before that, a
-  line for each kind that it does not know.
+  line for each kind that it does not know. LiteRT's newer interface says only
+  whether everything runs there.
   """
-  count = None
+  count = 0 if 'Fully accelerated: True' in text else None
   replaced = re.findall(r'Replacing (\d+) out of (\d+) node', text)
   if replaced:
     count = int(replaced[-1][1]) - int(replaced[-1][0])

@@ -17,32 +17,72 @@ from spnas_jax.core.console import last_line
 from spnas_jax.core.errors import UserError
 from spnas_jax.latency.benchmark_device import SHORT_SECONDS, BenchmarkDevice
 
-# Times a model as `benchmark_model` does and prints what it prints.
+# Times a model as `benchmark_model` does and prints what it prints. On a GPU a
+# run only hands work over: it is over when its output has been read.
 TIMER = """
 import sys, time
 import numpy as np
 
 flags = dict(word[2:].split('=', 1) for word in sys.argv[1:] if '=' in word)
-try:
-  from ai_edge_litert.interpreter import Interpreter
-except ImportError:
+NEEDS = 'needs ai-edge-litert (python3 -m pip install ai-edge-litert)'
+
+
+def noise(shape, dtype):
+  return np.random.default_rng(0).uniform(0, 1, shape).astype(dtype)
+
+
+def on_cpu():
   try:
-    from tflite_runtime.interpreter import Interpreter
+    from ai_edge_litert.interpreter import Interpreter
   except ImportError:
-    sys.exit('needs ai-edge-litert (python3 -m pip install ai-edge-litert)')
-runner = Interpreter(
-  model_path=flags['graph'], num_threads=int(flags.get('num_threads', 1))
-)
-runner.allocate_tensors()
-(source,) = runner.get_input_details()
-image = np.random.default_rng(0).uniform(0, 1, source['shape'])
-runner.set_tensor(source['index'], image.astype(source['dtype']))
+    try:
+      from tflite_runtime.interpreter import Interpreter
+    except ImportError:
+      sys.exit(NEEDS)
+  runner = Interpreter(
+    model_path=flags['graph'], num_threads=int(flags.get('num_threads', 1))
+  )
+  runner.allocate_tensors()
+  (source,) = runner.get_input_details()
+  runner.set_tensor(source['index'], noise(source['shape'], source['dtype']))
+  return runner.invoke
+
+
+def on_gpu():
+  try:
+    from ai_edge_litert.compiled_model import CompiledModel
+    from ai_edge_litert.hardware_accelerator import HardwareAccelerator
+  except ImportError:
+    sys.exit(NEEDS)
+  try:
+    model = CompiledModel.from_file(
+      flags['graph'], HardwareAccelerator.GPU | HardwareAccelerator.CPU
+    )
+  except RuntimeError:
+    sys.exit('LiteRT finds no GPU that it can use')
+  print('Fully accelerated:', model.is_fully_accelerated())
+  key = next(iter(model.get_signature_list()))
+  (source,) = model.get_input_tensor_details(key).values()
+  (target,) = model.get_output_tensor_details(key).values()
+  (given,) = model.create_input_buffers(0)
+  (got,) = model.create_output_buffers(0)
+  given.write(noise(source['shape'], np.dtype(source['dtype'])))
+  count, dtype = int(np.prod(target['shape'])), np.dtype(target['dtype']).type
+
+  def run():
+    model.run_by_index(0, [given], [got])
+    got.read(count, dtype)
+
+  return run
+
+
+run = on_gpu() if flags.get('use_gpu') == 'true' else on_cpu()
 
 
 def repeat(runs, seconds):
   start, done = time.perf_counter(), 0
   while done < runs or time.perf_counter() - start < seconds:
-    runner.invoke()
+    run()
     done += 1
   return 1e6 * (time.perf_counter() - start) / done
 
@@ -102,10 +142,10 @@ class SshDevice(BenchmarkDevice):
     self._options = ['-F', ssh_config] if ssh_config else []
     self._python = python
     self._binary = None
-    if self.delegate != 'xnnpack' and not benchmark_model:
+    if self.delegate not in ('xnnpack', 'gpu') and not benchmark_model:
       raise UserError(
-        f"profile.delegate is {self.delegate!r}, must be 'xnnpack' for the "
-        'Python behind ssh; name a benchmark_model for others'
+        f"profile.delegate is {self.delegate!r}, must be 'xnnpack' or 'gpu' "
+        'for the Python behind ssh; name a benchmark_model for others'
       )
     if benchmark_model:
       self._binary = pathlib.Path(benchmark_model).expanduser()

@@ -1,6 +1,7 @@
 """A computer behind ssh: a real sshd on loopback, and what can fail."""
 
 import getpass
+import os
 import pathlib
 import shutil
 import socket
@@ -8,11 +9,13 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from spnas_jax.core.errors import UserError
 from spnas_jax.export import tflite
-from spnas_jax.latency.ssh import SshDevice
+from spnas_jax.latency import benchmark_output
+from spnas_jax.latency.ssh import TIMER, SshDevice
 
 SSHD = shutil.which('sshd') or '/usr/sbin/sshd'
 needs_sshd = pytest.mark.skipif(
@@ -102,6 +105,54 @@ def test_python_there_times_a_model(server, model):
   assert 'celsius' in device.conditions()
   assert device.operation_times(model, 1) == []
   assert left_behind() == before
+
+
+SWIFTSHADER = pathlib.Path('/usr/lib/chromium/vk_swiftshader_icd.json')
+
+
+def timed_here(model, tmp_path, timer, icd) -> subprocess.CompletedProcess:
+  """The script that goes there, on this machine with this Vulkan driver."""
+  (tmp_path / 'model.tflite').write_bytes(model)
+  (tmp_path / 'timer.py').write_text(timer)
+  return subprocess.run(
+    [
+      *(sys.executable, tmp_path / 'timer.py', '--use_gpu=true'),
+      *(f'--graph={tmp_path / "model.tflite"}', '--num_runs=2'),
+    ],
+    capture_output=True,
+    text=True,
+    env={**os.environ, 'VK_ICD_FILENAMES': str(icd), 'XDG_RUNTIME_DIR': '/tmp'},
+  )
+
+
+def test_a_gpu_there_by_its_interface_on_a_processor(model, tmp_path):
+  """The same calls, on a processor: a time, and nothing fell back."""
+  timer = TIMER.replace(
+    'HardwareAccelerator.GPU | HardwareAccelerator.CPU',
+    'HardwareAccelerator.CPU',
+  )
+  assert timer != TIMER
+  done = timed_here(model, tmp_path, timer, '/none')
+  assert 0 < benchmark_output.parse_average(done.stdout) < 100
+  assert benchmark_output.parse_fallback(done.stdout).count == 0
+
+
+@pytest.mark.skipif(
+  not SWIFTSHADER.exists(), reason="Chromium's GPU in software"
+)
+def test_a_gpu_there_waits_for_its_results(tmp_path):
+  """A GPU made of software takes long for a large product: were a run over
+  when it is handed over, it would take microseconds."""
+  large = tflite.convert(lambda x: x @ np.ones((4096, 4096)), (64, 4096))
+  done = timed_here(large, tmp_path, TIMER, SWIFTSHADER)
+  assert benchmark_output.parse_average(done.stdout) > 1, done.stderr
+  assert benchmark_output.parse_fallback(done.stdout).count == 0
+
+
+def test_no_gpu_there(model, tmp_path):
+  done = timed_here(model, tmp_path, TIMER, '/none')
+  assert done.returncode == 1
+  assert done.stderr.splitlines()[-1] == 'LiteRT finds no GPU that it can use'
 
 
 @needs_sshd
