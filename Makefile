@@ -3,6 +3,7 @@
 # make test-all also the slow ones
 # make install-check  the installed package, from an empty folder
 # make bench  timings against others, into tests/benchmarks/benchmarks.md
+# make docs   the documentation as a site, into build/docs
 # 3.12 where it is there: JAX after 0.10 needs it.
 PYTHON ?= $(shell python3.12 -c 'print("python3.12")' 2>/dev/null || echo python3)
 VENV ?= .venv
@@ -17,7 +18,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 export TMPDIR := $(CURDIR)/.cache/tmp
 $(shell mkdir -p $(TMPDIR))
 
-.PHONY: demo test test-all bench lint format install-check setup clean
+.PHONY: demo test test-all bench docs lint format install-check setup clean
 
 setup: $(VENV)/.run
 
@@ -71,5 +72,16 @@ test-all: lint
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.run_all
 
+# What the site adds. Nothing is fetched once they are installed.
+$(VENV)/.docs: requirements-docs.txt $(VENV)/.run
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-docs.txt
+	touch $@
+
+# Warnings are errors. The switch silences an advertisement.
+docs: $(VENV)/.docs
+	PYTHONPATH=. $(BIN)/python docs/site/sources.py build/docs_sources
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Open build/docs/index.html; with search: python3 -m http.server -d build/docs"
+
 clean:
-	rm -rf $(VENV) .cache runs data
+	rm -rf $(VENV) .cache build runs data

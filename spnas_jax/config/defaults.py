@@ -30,7 +30,7 @@ def default_config() -> ConfigDict:
   config.latency_table = ''
   # What `build_table`, `validate_table` and `profile` measure: 'host', 'adb' (a
   # phone), 'ssh' (another computer), or 'files': models are written for
-  # somebody else to time (latency/README.md).
+  # somebody else to time (docs/device.md).
   config.device = 'host'
   # Several machines as one run: address and port of process 0 ('HOST:PORT'),
   # number of processes, and which one this is, from 0; '' = what
@@ -59,7 +59,7 @@ def default_config() -> ConfigDict:
 
 def _space() -> ConfigDict:
   c = ConfigDict()
-  # Kernel size and stride of the stem convolution, and its channels.
+  # Kernel size (odd) and stride of the stem convolution, and its channels.
   c.stem_kernel = 3
   c.stem_stride = 2
   c.stem_channels = 8
@@ -325,7 +325,8 @@ def _build_table() -> ConfigDict:
   c.networks = ''
   # Whole random networks timed to fit the calibration factor; 0 = factor 1.
   c.calibration_networks = 6
-  # Interleaved rounds over all operations, and runs of each in a round.
+  # Interleaved rounds over all operations, runs of each in a round, and
+  # unmeasured runs before the first.
   c.rounds = 20
   c.runs_per_round = 10
   c.warmup_runs = 5
@@ -339,6 +340,8 @@ def _validate_table() -> ConfigDict:
   # Also write latency_table_recalibrated.json: the table with the factor that
   # its own networks have today.
   c.recalibrate = False
+  # Interleaved rounds over all networks, runs of each in a round, and
+  # unmeasured runs before the first.
   c.rounds = 20
   c.runs_per_round = 5
   c.warmup_runs = 5

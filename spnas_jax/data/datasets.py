@@ -20,6 +20,25 @@ from spnas_jax.data.known_datasets import KNOWN, DatasetInfo, known
 
 AUGMENTS = ('none', 'crop', 'crop_flip', 'inception')
 INTERPOLATIONS = ('bilinear', 'bicubic')
+# What keys of the section can be; the statistics of pixels have their own.
+CHOICES = {'augment': AUGMENTS, 'interpolation': INTERPOLATIONS}
+RANGES = {
+  'image_size': (1, 4096),
+  'crop_padding': (0, 4096),
+  'train_examples': (0, 2**31 - 1),
+  'test_examples': (0, 2**31 - 1),
+  'shuffle_buffer': (1, 2**31 - 1),
+  'split_seed': (0, 2**31 - 1),
+  'shrink_to': (0, 2**15),
+}
+# Fractions of images, below 1.
+FRACTIONS = (
+  'holdout',
+  'test_holdout',
+  'max_unreadable',
+  'validation_fraction',
+  'test_fraction',
+)
 
 # The tfds split that is scored as 'test'. Where a name is missing, it is
 # 'test' or, without one, 'validation'; the test labels of ImageNet are secret.
@@ -57,7 +76,8 @@ def default_config() -> ConfigDict:
   # Evaluation resizes whole images; with 'inception' the central square of
   # 7/8 of the short side.
   config.augment = 'crop'
-  # Padding on each side before 'crop' and 'crop_flip', in output pixels.
+  # Padding on each side before 'crop' and 'crop_flip', in output pixels, at most
+  # image_size.
   config.crop_padding = 3
   # How images are resized: 'bilinear' or 'bicubic'.
   config.interpolation = 'bilinear'
@@ -93,26 +113,17 @@ def default_config() -> ConfigDict:
 
 def check(dataset_config: ConfigDict) -> None:
   """Raises UserError if a key of the `dataset` section is out of range."""
-  for key, choices in (
-    ('augment', AUGMENTS),
-    ('interpolation', INTERPOLATIONS),
-  ):
+  for key, choices in CHOICES.items():
     if dataset_config[key] not in choices:
       raise UserError(
         f'dataset.{key} is {dataset_config[key]!r}, allowed: '
         f'{", ".join(choices)}.'
       )
   cropped = dataset_config.augment in ('crop', 'crop_flip')
-  for key, least, most in (
-    ('image_size', 1, 4096),
-    # Padded by more than itself, an image may be cropped to nothing.
-    ('crop_padding', 0, dataset_config.image_size if cropped else 4096),
-    ('train_examples', 0, 2**31 - 1),
-    ('test_examples', 0, 2**31 - 1),
-    ('shuffle_buffer', 1, 2**31 - 1),
-    ('split_seed', 0, 2**31 - 1),
-    ('shrink_to', 0, 2**15),
-  ):
+  for key, (least, most) in RANGES.items():
+    if cropped and key == 'crop_padding':
+      # Padded by more than itself, an image may be cropped to nothing.
+      most = dataset_config.image_size
     if not least <= dataset_config[key] <= most:
       raise UserError(
         f'dataset.{key} is {dataset_config[key]}, allowed: {least} or more, up '
@@ -128,13 +139,7 @@ def check(dataset_config: ConfigDict) -> None:
 
 
 def _check_splits(dataset_config: ConfigDict) -> None:
-  for key in (
-    'holdout',
-    'test_holdout',
-    'max_unreadable',
-    'validation_fraction',
-    'test_fraction',
-  ):
+  for key in FRACTIONS:
     if not 0 <= dataset_config[key] < 1:
       raise UserError(
         f'dataset.{key} is {dataset_config[key]}, allowed: 0 to below 1, a '

@@ -51,7 +51,7 @@ class AdbDevice(BenchmarkDevice):
     if not self._binary.is_file():
       raise UserError(
         f'profile.benchmark_model is {benchmark_model!r}, must be the path of '
-        "TensorFlow Lite's benchmark_model for the phone (latency/README.md "
+        "TensorFlow Lite's benchmark_model for the phone (docs/device.md "
         'says where to get it)'
       )
     self._serial = choose_phone(_adb('devices'), serial)

@@ -139,8 +139,13 @@ class SearchSpace:
     last: fixed blocks after the stages.
     head_channels: of the 1x1 head convolution, 0 = none.
     num_classes: width of the classifier.
-    input_channels, stem_kernel, stem_stride, activation, batch_norm_momentum,
-    batch_norm_epsilon, padding: as in `Architecture`.
+    input_channels: as in `Architecture`, like all that follow.
+    stem_kernel: width of the stem convolution.
+    stem_stride: of the stem convolution.
+    activation: 'relu' or 'relu6'.
+    batch_norm_momentum: share of old statistics kept per step.
+    batch_norm_epsilon: what is added to variances.
+    padding: 'same' or 'symmetric'.
   """
 
   stages: tuple[Stage, ...]

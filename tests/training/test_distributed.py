@@ -1,11 +1,14 @@
 """Several processes are one run: the same network, one set of files.
 
-Two processes of two devices each, over loopback, share a workdir. What they
-compute must not depend on how devices are shared out to processes.
+Two processes of two devices each, or four of one, over loopback, share a
+workdir. What they compute must not depend on how devices are shared out to
+processes, nor on how many of them left the checkpoint.
 """
 
 import shutil
+import signal
 import socket
+import subprocess
 
 import jax
 import numpy as np
@@ -24,31 +27,38 @@ THREE_STAGES = (
 )
 
 
-def run_together(command, devices=2) -> list[tuple[int, str, str]]:
-  """The command in two processes of `devices` each.
-
-  Returns:
-    Their (exit code, stdout, stderr).
-  """
+def start_together(
+  command, devices=2, processes=2
+) -> list[subprocess.Popen[str]]:
+  """The command in processes of `devices` each."""
   with socket.socket() as probe:
     probe.bind(('127.0.0.1', 0))
     port = probe.getsockname()[1]
-  processes = [
+  return [
     tiny_run.start(
       command,
       devices=devices,
       JAX_COORDINATOR_ADDRESS=f'127.0.0.1:{port}',
-      JAX_NUM_PROCESSES='2',
+      JAX_NUM_PROCESSES=str(processes),
       JAX_PROCESS_ID=str(i),
     )
-    for i in range(2)
+    for i in range(processes)
   ]
+
+
+def run_together(command, devices=2, processes=2) -> list[tuple[int, str, str]]:
+  """The command in processes of `devices` each, to its end.
+
+  Returns:
+    Their (exit code, stdout, stderr).
+  """
+  started = start_together(command, devices, processes)
   try:
-    said = [p.communicate(timeout=300) for p in processes]
+    said = [p.communicate(timeout=300) for p in started]
   finally:
-    for p in processes:
+    for p in started:
       p.kill()
-  return [(p.returncode, *t) for p, t in zip(processes, said, strict=True)]
+  return [(p.returncode, *t) for p, t in zip(started, said, strict=True)]
 
 
 def parameters(workdir):
@@ -146,6 +156,94 @@ def test_both_processes_resume(together, tmp_path):
   ours, theirs = (tiny_run.results(w)['search'] for w in (again, workdir))
   for key in ('params_sha256', 'final_cross_entropy', 'architecture'):
     assert ours[key] == theirs[key], key
+
+
+@pytest.fixture(scope='module')
+def four(tmp_path_factory):
+  """A search by four processes of one device."""
+  workdir = tmp_path_factory.mktemp('four') / 'run'
+  for code, _, err in run_together(tiny_run.command('search', workdir), 1, 4):
+    assert code == 0, err[-2000:]
+  return workdir
+
+
+def halfway(finished, workdir):
+  """A copy of a search as if it had been killed before its last checkpoint."""
+  shutil.copytree(finished, workdir)
+  (workdir / 'results.json').unlink()
+  checkpoints = workdir / 'search/checkpoints'
+  shutil.rmtree(checkpoints / str(tiny_run.STEPS))
+  return f'resuming at step {max(int(p.name) for p in checkpoints.iterdir())} '
+
+
+@pytest.mark.slow
+def test_four_processes_find_what_one_finds(four):
+  """4 processes x 1 device = 1 process x 4 devices."""
+  whole = tiny_run.finished()
+  assert_same(parameters(four), parameters(whole))
+  ours, theirs = (tiny_run.results(w)['search'] for w in (four, whole))
+  assert ours['architecture'] == theirs['architecture']
+  assert ours['platform']['num_processes'] == 4
+
+
+@pytest.mark.slow
+def test_one_process_goes_on_from_a_checkpoint_of_four(four, tmp_path):
+  resuming = halfway(four, tmp_path / 'run')
+  done = tiny_run.run(tiny_run.command('search', tmp_path / 'run'), devices=4)
+  assert done.returncode == 0, done.stderr[-2000:]
+  assert resuming in done.stdout
+  assert_same(parameters(tmp_path / 'run'), parameters(four))
+
+
+@pytest.mark.slow
+def test_four_processes_go_on_from_a_checkpoint_of_one(tmp_path):
+  whole = tiny_run.finished()
+  resuming = halfway(whole, tmp_path / 'run')
+  command = tiny_run.command('search', tmp_path / 'run')
+  ends = run_together(command, devices=1, processes=4)
+  for code, _, err in ends:
+    assert code == 0, err[-2000:]
+  assert resuming in ends[0][1]
+  assert_same(parameters(tmp_path / 'run'), parameters(whole))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('whom', [(0,), (1,), (0, 1)])
+def test_sigterm_stops_all_after_the_same_step(tmp_path, whom):
+  """Whoever gets it, both end with code 143 and one line, and go on to the bits
+  of a search that nothing disturbed."""
+  options = (
+    '--config.search.epochs=40',
+    '--config.search.checkpoint_epochs=90',
+  )
+  command = tiny_run.command('search', tmp_path / 'run', *options)
+  started = start_together(command)
+  try:
+    for line in started[0].stderr:
+      if 'step 40/' in line:
+        break
+    for i in whom:
+      started[i].send_signal(signal.SIGTERM)
+    ends = [(*p.communicate(timeout=120), p.returncode) for p in started]
+  finally:
+    for p in started:
+      p.kill()
+  assert [code for *_, code in ends] == [143, 143], ends[0][1][-2000:]
+  for _, said, _ in ends:
+    assert 'Traceback' not in said
+  last = ends[0][1].strip().splitlines()[-1]
+  assert 'stopped by SIGTERM after step' in last
+  step = last.partition('after step ')[2].split()[0]
+  saved = tmp_path / 'run/search/checkpoints'
+  assert [path.name for path in saved.iterdir()] == [step]
+  ends = run_together(command)
+  assert f'resuming at step {step} of' in ends[0][1]
+  whole = run_together(tiny_run.command('search', tmp_path / 'whole', *options))
+  assert [code for code, *_ in (*ends, *whole)] == [0] * 4
+  ours, theirs = (
+    tiny_run.results(tmp_path / name)['search'] for name in ('run', 'whole')
+  )
+  assert ours['params_sha256'] == theirs['params_sha256']
 
 
 @pytest.mark.parametrize('missing', ['JAX_NUM_PROCESSES', 'JAX_PROCESS_ID'])
