@@ -14,7 +14,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,7 @@ GREEN, ORANGE = '32', '38;5;208'
 # the seconds.
 _PAINT_SECONDS = 0.2
 _TICK_SECONDS = 1.0
-_BAR = 16
+_BAR = 10
 _PLAIN = str.maketrans({'━': '#', '─': '-', 'λ': 'l'})
 
 
@@ -57,7 +57,7 @@ def has_colours() -> bool:
 
 
 def bar(done: int, total: int) -> str:
-  """How much of a whole, in 16 columns."""
+  """How much of a whole, in 10 columns."""
   full = _BAR * done // max(total, 1)
   return '━' * full + '─' * (_BAR - full)
 
@@ -151,12 +151,8 @@ class LiveLine:
         self._emit('\n')
 
   @contextlib.contextmanager
-  def ticking(self, parts: Callable[[float], Sequence[Part]]) -> Iterator[None]:
-    """Draws every second while the context's work says nothing.
-
-    Args:
-      parts: seconds since the start -> the line.
-    """
+  def ticking(self, stage: str, words: str) -> Iterator[None]:
+    """Counts the seconds while the context's work says nothing."""
     if not self.on:
       yield
       return
@@ -164,7 +160,8 @@ class LiveLine:
 
     def tick() -> None:
       while True:
-        self.draw(*parts(time.monotonic() - start))
+        seconds = clock(time.monotonic() - start)
+        self.draw(Part(stage), Part(words, 1), Part(seconds, 2))
         if end.wait(_TICK_SECONDS):
           return
 
@@ -228,6 +225,13 @@ class LiveLine:
     with contextlib.suppress(OSError):  # The terminal was closed.
       self._write(text)
       sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def waiting(stage: str, words: str) -> Iterator[None]:
+  """A line that counts the seconds of work whose end nobody knows."""
+  with LiveLine() as line, line.ticking(stage, words):
+    yield
 
 
 def _columns() -> int:

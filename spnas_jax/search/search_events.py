@@ -45,7 +45,7 @@ def search_drawn(
   ]
   kernels, thresholds = jax.device_get((kernels, state.params['thresholds']))
   images = {
-    f'superkernel/layer_{i:02d}': kernel_image(kernel)
+    f'superkernel/{layer_name(i)}': kernel_image(kernel)
     for i, kernel in enumerate(kernels)
   }
   if int(state.step) <= search.phases.warm_up:

@@ -19,6 +19,7 @@ from spnas_jax.config.workdir import (
   fingerprint,
 )
 from spnas_jax.core.console import say
+from spnas_jax.core.live_line import waiting
 from spnas_jax.core.parallel import pmap_step
 from spnas_jax.core.progress import Progress
 from spnas_jax.data.folder_names import title
@@ -48,7 +49,7 @@ from spnas_jax.search.search_step import Search, make_search_step
 from spnas_jax.search.subnets import Subnets, forced_scores
 from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.history import History, npz
-from spnas_jax.training.loop import run_steps
+from spnas_jax.training.loop import PREPARING, run_steps
 from spnas_jax.training.outcome import write_outcome
 from spnas_jax.training.run_setup import (
   check_recipe,
@@ -169,10 +170,12 @@ def _trained_supernet(
     history = History(theirs, 'search')
     return finished_search(config, workdir)[1], history.arrays()
   c, history = config.search, History(workdir, 'search')
+  with waiting('search', PREPARING):
+    state = create_state(search, config)
   state = run_steps(
     'search',
     workdir,
-    create_state(search, config),
+    state,
     pmap_step(make_search_step(search)),
     lambda first: device_batches(config, c, config.seed, first),
     length=length_of(config, 'search')._replace(total=search.phases.total),

@@ -23,6 +23,9 @@ Draw = Callable[[Any, dict[str, np.ndarray]], Drawn]
 
 # Histograms and pictures are made at most so often in a run.
 DRAWN = 24
+# Steps behind the first which a speed is taken of at least. In a search on two
+# cores the first step took eight times as long as those after it.
+_FEW = 8
 # A runtime so near its target counts as on it, fraction.
 _NEAR = 0.02
 
@@ -78,9 +81,6 @@ class Log:
     if not self._line.on:
       self._print(f'{self._stage}  {words}')
 
-    def parts(seconds: float) -> list[Part]:
-      return [Part(self._stage), Part(words), Part(clock(seconds), 1)]
-
     start, compiled = time.monotonic(), 0.0
 
     def called() -> None:
@@ -88,7 +88,7 @@ class Log:
       self._pace.start()
       compiled = time.monotonic() - start
 
-    with self._line.ticking(parts):
+    with self._line.ticking(self._stage, words):
       yield called
     self._pace.first_done()
     text = json.dumps({'seconds': round(compiled, 3)})
@@ -108,11 +108,11 @@ class Log:
     self._events.scalars(step, {**scalars, 'images_per_second': images})
     self._history.add(step, metrics)
     if not self._line.on:
-      left = (self._length.total - step) / max(rate, 1e-9)
+      left = self._eta(step, rate if self._pace.known(step) else 0.0)
       self._print(
         f'{self._stage}  step {step}/{self._length.total}'
         f'  epoch {step / self._length.steps_per_epoch:.1f}'
-        f'  {self._describe(scalars)}  {images:.0f} images/s  ETA {clock(left)}'
+        f'  {self._describe(scalars)}  {images:.0f} images/s  {left}'
       )
 
   def draws(self, step: int) -> bool:
@@ -130,13 +130,18 @@ class Log:
     """
     if self._line.due():
       rate = self._pace.now(step)
-      left = (self._length.total - step) / max(rate, 1e-9)
-      self._line.draw(*self._parts(step, metrics, rate, f'ETA {clock(left)}'))
+      self._line.draw(*self._parts(step, metrics, rate, self._eta(step, rate)))
 
   def end(self, step: int, metrics: dict[str, Any]) -> None:
     """The terminal's line stays, with the time that the run took."""
     took = f'in {clock(time.monotonic() - self._start)}'
     self._line.leave(*self._parts(step, metrics, self._pace.now(step), took))
+
+  def _eta(self, step: int, rate: float) -> str:
+    """Time to go at steps a second; 0 = not known yet."""
+    if not rate:
+      return 'ETA -:--'
+    return f'ETA {clock((self._length.total - step) / rate)}'
 
   def _parts(
     self, step: int, metrics: dict[str, Any], rate: float, last: str
@@ -147,7 +152,7 @@ class Log:
       for key, value in jax.device_get(metrics).items()
       if np.ndim(value) == 0
     }
-    accuracy = f'accuracy {100 * m["accuracy"]:.0f}%' if 'accuracy' in m else ''
+    accuracy = f'acc {100 * m["accuracy"]:.0f}%' if 'accuracy' in m else ''
     lambda_ = f'λ {m["lambda"]:.3g}' if 'lambda' in m else ''
     epoch = f'epoch {step / self._length.steps_per_epoch:.1f}'
     speed = f'{rate * self._batch:.0f} images/s' if rate else ''
@@ -200,8 +205,14 @@ class Pace:
     self._marks = [self._marks[-1], (step, now)]
     return rate
 
+  def known(self, step: int) -> bool:
+    """Whether a step behind the first, which is slower, was measured."""
+    return step > self._first + 1
+
   def now(self, step: int) -> float:
-    """Steps a second since the mark before the last."""
+    """Steps a second since the mark before the last; 0 = too few for one."""
+    if step < self._first + 1 + _FEW:
+      return 0.0
     return self._since(self._marks[0], step, time.monotonic())
 
   def _since(self, mark: tuple[int, float], step: int, now: float) -> float:
@@ -221,7 +232,7 @@ def _runtime(m: dict[str, float]) -> Part:
   # In warm-up nothing pulls yet.
   pulled = bool(m.get('lambda'))
   colour = GREEN if abs(ms / target - 1) <= _NEAR else ORANGE
-  text = f'{ms:.4g} ms of {target:.4g}'
+  text = f'{ms:.4g}/{target:.4g} ms'
   return Part(text, 2, colour if pulled else '')
 
 

@@ -27,6 +27,9 @@ from spnas_jax.training.schedules import Length
 from spnas_jax.training.trace import Trace
 from spnas_jax.training.train_state import TrainState
 
+# What a terminal shows before the first step is there.
+PREPARING = 'preparing weights and data'
+
 
 def run_steps(
   stage: str,
@@ -73,13 +76,15 @@ def run_steps(
   total = length.total
   with contextlib.ExitStack() as stack:
     stack.enter_context(preemption.loop())
+    line = stack.enter_context(LiveLine())
+    preparing = stack.enter_context(contextlib.ExitStack())
+    preparing.enter_context(line.ticking(stage, PREPARING))
     folder = workdir / stage
     checkpoints = stack.enter_context(Checkpoints(folder / 'checkpoints'))
     state = _restored(stage, state, checkpoints, total, recipe)
     first = int(state.step)
     events = stack.enter_context(event_writer(stage, workdir))
     trace = stack.enter_context(Trace(stage, workdir, recipe))
-    line = stack.enter_context(LiveLine())
     log = Log(
       stage,
       workdir,
@@ -95,6 +100,7 @@ def run_steps(
     metrics: Any = None
     batches = batches_from(first)
     for step, batch in zip(range(first, total), batches, strict=False):
+      preparing.close()
       before, done = metrics, step + 1
       trace.before(done, before)
       with jax.profiler.StepTraceAnnotation(stage, step_num=done):
