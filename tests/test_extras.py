@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 
 import fake_device
+import numpy as np
 import pytest
 import tiny_run
 from fake_device import FakeDevice
@@ -20,7 +21,7 @@ from spnas_jax.latency.host import HostDevice
 from spnas_jax.report import figures, network_figures, sections
 from spnas_jax.stages import profile, report, validate_table
 from spnas_jax.training import events
-from spnas_jax.training.events import event_writer
+from spnas_jax.training.events import Drawn, event_writer
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -49,13 +50,17 @@ class Writer:
     return call
 
 
-@pytest.mark.parametrize('fails', ['write_scalars', 'close'])
+@pytest.mark.parametrize(
+  'fails', ['write_scalars', 'write_histograms', 'write_hparams', 'close']
+)
 def test_events_that_fail_are_one_line(monkeypatch, tmp_path, capsys, fails):
   writer = Writer(fails)
   monkeypatch.setattr(events, '_open', lambda *args: writer)
-  with event_writer('train', Workdir(tmp_path), True) as write:
+  with event_writer('train', Workdir(tmp_path)) as writes:
     for step in (1, 2):
-      write(step, {'loss': 1.0})
+      writes.scalars(step, {'loss': 1.0})
+      writes.draw(step, lambda: Drawn({'gates': np.zeros(3)}))
+      writes.settings({'seed': 0})
   # A writer that has failed is not asked again.
   assert writer.calls.count(fails) == 1
   (line,) = capsys.readouterr().out.splitlines()
@@ -68,9 +73,9 @@ def test_events_that_work_are_silent(monkeypatch, tmp_path, capsys):
   monkeypatch.setattr(events, '_open', lambda *args: writer)
   with (
     pytest.raises(KeyError),
-    event_writer('train', Workdir(tmp_path), True) as write,
+    event_writer('train', Workdir(tmp_path)) as writes,
   ):
-    write(1, {'loss': 1.0})
+    writes.scalars(1, {'loss': 1.0})
     raise KeyError
   assert writer.calls == ['write_scalars', 'close']
   assert capsys.readouterr().out == ''
@@ -80,9 +85,21 @@ def test_a_folder_that_cannot_be_made_costs_the_events_only(tmp_path, capsys):
   """The real writer, in whose folder's place there is a file."""
   workdir = Workdir(tmp_path)
   workdir.write('train/events', 'in the way')
-  with event_writer('train', workdir, True) as write:
-    write(1, {'loss': 1.0})
+  with event_writer('train', workdir) as writes:
+    writes.scalars(1, {'loss': 1.0})
   assert 'continues without event files' in capsys.readouterr().out
+
+
+def test_a_drawing_that_fails_costs_the_events_only(
+  monkeypatch, tmp_path, capsys
+):
+  writer = Writer('')
+  monkeypatch.setattr(events, '_open', lambda *args: writer)
+  with event_writer('train', Workdir(tmp_path)) as writes:
+    writes.draw(1, refuse)
+    writes.scalars(1, {'loss': 1.0})
+  assert writer.calls == []
+  assert 'No space left on device' in capsys.readouterr().out
 
 
 # --- pictures -----------------------------------------------------------------

@@ -137,6 +137,10 @@ def _recipe() -> ConfigDict:
   c.remat = False
   # Steps between lines of the log.
   c.log_every_steps = 50
+  # A profiler trace for TensorBoard: the step (from 1) it begins at, 0 = none;
+  # and how many steps it has. The first step is mostly compilation.
+  c.trace_step = 0
+  c.trace_steps = 3
   # Epochs between checkpoints.
   c.checkpoint_epochs = 5.0
   # Go on from the newest checkpoint that can be read, and move those that

@@ -39,6 +39,8 @@ _RECIPE_RANGES = {
   'ema_decay': (0, 1),
   'batch_norm_batches': (1, MANY),
   'log_every_steps': (1, MAX_INT),
+  'trace_step': (0, MAX_INT),
+  'trace_steps': (1, 1000),
   'checkpoint_epochs': (1e-9, MAX_EPOCHS),
 }
 RANGES: dict[str, tuple[float, float]] = {

@@ -50,6 +50,8 @@ _PACKAGES = (
 # Keys that change what is printed or where files are, never a result.
 _NO_INFLUENCE = (
   'log_every_steps',
+  'trace_step',
+  'trace_steps',
   'checkpoint_epochs',
   'skip_damaged_checkpoint',
   'data_dir',

@@ -8,12 +8,13 @@ import time
 from ml_collections import ConfigDict
 
 from spnas_jax.config.workdir import Workdir
+from spnas_jax.core.console import say
+from spnas_jax.core.progress import Progress
 from spnas_jax.latency.devices import Device, Samples, Timing
 from spnas_jax.latency.exchange import ExchangeDevice
 
 # Seconds of samples that an interruption which nothing can catch may cost.
 _SAVE_SECONDS = 2.0
-_SAY_SECONDS = 10.0
 
 
 def measure(
@@ -50,34 +51,29 @@ def measure(
   total = len(models) * settings.rounds
   found = sum(len(samples.get(model, ())) for model in models)
   if found:
-    print(f'{stage}: continues after {found} of {total} samples')
-  start = saved = said = time.monotonic()
+    say(f'{stage}: continues after {found} of {total} samples')
+  saved = time.monotonic()
   taken = 0
 
   def on_sample() -> None:
-    nonlocal taken, saved, said
+    nonlocal taken, saved
     taken += 1
     now = time.monotonic()
     if now - saved > _SAVE_SECONDS:
       workdir.write(name, json.dumps(samples))
       saved = now
-    if now - said > _SAY_SECONDS:
-      left = (now - start) / taken * (total - found - taken)
-      print(
-        f'{stage}: {found + taken} of {total} samples, about {left:.0f} s left',
-        flush=True,
-      )
-      said = now
+    progress.advance()
 
   try:
-    return device.measure(
-      models,
-      warmup_runs=settings.warmup_runs,
-      rounds=settings.rounds,
-      runs_per_round=settings.runs_per_round,
-      samples=samples,
-      on_sample=on_sample,
-    )
+    with Progress(stage, 'samples', total, found) as progress:
+      return device.measure(
+        models,
+        warmup_runs=settings.warmup_runs,
+        rounds=settings.rounds,
+        runs_per_round=settings.runs_per_round,
+        samples=samples,
+        on_sample=on_sample,
+      )
   finally:
     if taken:
       workdir.write(name, json.dumps(samples))

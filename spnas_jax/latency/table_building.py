@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
+from spnas_jax.core.progress import Progress
 from spnas_jax.export import tflite
 from spnas_jax.latency import measuring
 from spnas_jax.latency.devices import Device, Timing
@@ -38,11 +39,15 @@ def export_all(
   """Models of entries, networks and the empty model, by key or block string."""
   rng = np.random.default_rng([seed, _WEIGHT_STREAM])
   say(f'exporting {len(entries)} operations, {len(networks)} networks')
-  models = {
-    key: entry.to_tflite(rng, precision) for key, entry in entries.items()
-  }
-  for name, arch in networks.items():
-    models[name] = network_tflite(arch, image_size, rng, None, precision)
+  models = {}
+  total = len(entries) + len(networks)
+  with Progress('exporting', 'models', total) as progress:
+    for key, entry in entries.items():
+      models[key] = entry.to_tflite(rng, precision)
+      progress.advance()
+    for name, arch in networks.items():
+      models[name] = network_tflite(arch, image_size, rng, None, precision)
+      progress.advance()
   models[_EMPTY] = empty_tflite(precision)
   return models
 

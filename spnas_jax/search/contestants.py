@@ -27,9 +27,11 @@ from spnas_jax.search.multipath_step import (
   make_weight_step,
 )
 from spnas_jax.search.projection import project_likelihoods
+from spnas_jax.search.search_events import paths_drawn, search_drawn
 from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.search.search_setup import blank_state, make_search
 from spnas_jax.search.search_step import Search, make_search_step
+from spnas_jax.training.log import Draw
 from spnas_jax.training.run_setup import (
   image_shape,
   init_variables,
@@ -47,6 +49,7 @@ class Contestant(NamedTuple):
     create: () -> state at step 0.
     trainable: state -> tree of everything that is trained.
     choices: state -> the likeliest choices, on target or not.
+    draw: (state, metrics) -> what event files show of it.
     phases: in batches.
   """
 
@@ -55,6 +58,7 @@ class Contestant(NamedTuple):
   create: Callable[[], Any]
   trainable: Callable[[Any], Any]
   choices: Callable[[Any], Choices]
+  draw: Draw
   phases: Phases
 
 
@@ -73,6 +77,7 @@ def make_contestant(
     lambda state: problem.project(
       np.asarray(single.settled(state.params).logits), config.search.slack
     ),
+    functools.partial(search_drawn, single),
     single.phases,
   )
 
@@ -127,6 +132,7 @@ def _multi_path(
     create,
     lambda state: (state.network.params, state.path_logits),
     choices,
+    lambda state, metrics: paths_drawn(space, state),
     phases,
   )
 

@@ -275,6 +275,7 @@ def search_once(
       f'CE {m["cross_entropy"]:.3f}  R {_ms(m):.4g} ms  λ {m["lambda"]:.3g}'
     ),
     history=history,
+    draw=contestant.draw,
   )
   arch = problem.space.architecture_of(contestant.choices(state))
   row = {

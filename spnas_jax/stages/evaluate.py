@@ -14,6 +14,7 @@ from spnas_jax.core.parallel import replicate
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.history import npz
+from spnas_jax.training.outcome import write_outcome
 from spnas_jax.training.run_setup import check_split
 from spnas_jax.training.scoring import (
   Details,
@@ -83,6 +84,9 @@ def _score(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   result = describe(details, names)
   arrays = {'images': details.pixels, 'index': details.worst['index']}
   workdir.write('evaluate/worst_mistakes.npz', npz(arrays))
+  steps = workdir.results()['train']['steps']
+  top = {key: result[key] for key in ('top1', 'top5')}
+  write_outcome('train', workdir, steps, top)
   return {**result, 'split': split}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,9 @@ from spnas_jax.config.workdir import (
   fingerprint,
 )
 from spnas_jax.core.console import say
+from spnas_jax.core.live_line import waiting
 from spnas_jax.core.parallel import pmap_step
+from spnas_jax.core.progress import Progress
 from spnas_jax.data.folder_names import title
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.space import Choices
@@ -26,6 +29,7 @@ from spnas_jax.search import worth as worths
 from spnas_jax.search.diagnostics import health
 from spnas_jax.search.evolution import Evolution, evolve
 from spnas_jax.search.gates import Decision
+from spnas_jax.search.search_events import search_drawn, worths_drawn
 from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.search.search_record import (
   finished_search,
@@ -45,7 +49,8 @@ from spnas_jax.search.search_step import Search, make_search_step
 from spnas_jax.search.subnets import Subnets, forced_scores
 from spnas_jax.stages.frame import Task, stage
 from spnas_jax.training.history import History, npz
-from spnas_jax.training.loop import run_steps
+from spnas_jax.training.loop import PREPARING, run_steps
+from spnas_jax.training.outcome import write_outcome
 from spnas_jax.training.run_setup import (
   check_recipe,
   check_split,
@@ -134,7 +139,26 @@ def _search(
   workdir.write('search/supernet.npz', arrays)
   save_gates(workdir, gates)
   workdir.write('architecture.json', arch.to_json())
+  _write_outcome(config, workdir, problem, result)
   return result
+
+
+def _write_outcome(
+  config: ConfigDict,
+  workdir: Workdir,
+  problem: SearchProblem,
+  result: dict[str, Any],
+) -> None:
+  """For TensorBoard's table of runs."""
+  keys = ('target_ms', 'predicted_ms', 'supernet_top1', 'final_cross_entropy')
+  write_outcome(
+    'search',
+    workdir,
+    result['steps'],
+    {key: result[key] for key in keys},
+    config,
+    worths_drawn(problem.space, result),
+  )
 
 
 def _trained_supernet(
@@ -146,16 +170,19 @@ def _trained_supernet(
     history = History(theirs, 'search')
     return finished_search(config, workdir)[1], history.arrays()
   c, history = config.search, History(workdir, 'search')
+  with waiting('search', PREPARING):
+    state = create_state(search, config)
   state = run_steps(
     'search',
     workdir,
-    create_state(search, config),
+    state,
     pmap_step(make_search_step(search)),
     lambda first: device_batches(config, c, config.seed, first),
     length=length_of(config, 'search')._replace(total=search.phases.total),
     recipe=c,
     describe=_describe,
     history=history,
+    draw=functools.partial(search_drawn, search),
   )
   return state, history.arrays()
 
@@ -260,7 +287,11 @@ def _by_worth(
   )
   rng = np.random.default_rng(config.seed)
   drawn = worths.draw(space, c.worth.networks, c.keep_probability, rng)
-  scores = [subnets.score(gates) for gates in drawn]
+  scores = []
+  with Progress('search', 'networks', len(drawn)) as progress:
+    for gates in drawn:
+      scores.append(subnets.score(gates))
+      progress.advance()
   scored = np.array([score['cross_entropy'] for score in scores])
   workdir.write(SCORED, npz({'gates': drawn, 'cross_entropy': scored}))
   worth = worths.estimate(space, drawn, scored)

@@ -20,6 +20,7 @@ from spnas_jax.models.torch_weights import load_torch
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.search.search_record import load_inherited, params_sha256
 from spnas_jax.stages.frame import Task, stage
+from spnas_jax.training.outcome import write_outcome
 from spnas_jax.training.run_setup import check_recipe
 from spnas_jax.training.trained import (
   statistics_images,
@@ -104,6 +105,8 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
       say(f'train: the network is adapted to the configuration: {adapted}')
     state = train_network(config, workdir, 'train', arch, weights)
     workdir.write('train/architecture.json', arch.to_json())
+    found = _found(workdir, arch)
+    write_outcome('train', workdir, int(state.step), found, config)
     return {
       'steps': int(state.step),
       'architecture': arch.to_string(),
@@ -112,6 +115,14 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
     }
 
   return Task({**inputs, **facts}, train)
+
+
+def _found(workdir: Workdir, arch: Architecture) -> dict[str, float | None]:
+  """Target and prediction of the workdir's search, if it found `arch`."""
+  search = workdir.results().get('search', {})
+  if search.get('architecture') != arch.to_string():
+    return {}
+  return {key: search[key] for key in ('target_ms', 'predicted_ms')}
 
 
 def _start(

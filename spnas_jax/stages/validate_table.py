@@ -18,6 +18,7 @@ from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
+from spnas_jax.core.progress import Progress
 from spnas_jax.latency import measuring
 from spnas_jax.latency.devices import Device, Timing
 from spnas_jax.latency.entries import network_tflite
@@ -140,10 +141,13 @@ def _measure(
 ) -> dict[str, Timing]:
   say(f'validate_table: exporting {len(networks)} networks')
   rng = np.random.default_rng(config.seed)
-  models = {
-    name: network_tflite(arch, table.image_size, rng, None, table.precision)
-    for name, arch in networks.items()
-  }
+  models = {}
+  with Progress('validate_table', 'networks', len(networks)) as progress:
+    for name, arch in networks.items():
+      models[name] = network_tflite(
+        arch, table.image_size, rng, None, table.precision
+      )
+      progress.advance()
   return measuring.measure(
     'validate_table', workdir, device, models, config.validate_table
   )

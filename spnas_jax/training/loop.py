@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core import peers, preemption
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import Diverged, Preempted
+from spnas_jax.core.live_line import LiveLine
 from spnas_jax.core.parallel import replicate
 from spnas_jax.training.checkpoint import Checkpoints
-from spnas_jax.training.events import Write, event_writer
+from spnas_jax.training.events import event_writer
 from spnas_jax.training.history import History
+from spnas_jax.training.log import Describe, Draw, Log
 from spnas_jax.training.schedules import Length
+from spnas_jax.training.trace import Trace
 from spnas_jax.training.train_state import TrainState
 
-Describe = Callable[[dict[str, float]], str]
+# What a terminal shows before the first step is there.
+PREPARING = 'preparing weights and data'
 
 
 def run_steps(
@@ -39,6 +42,7 @@ def run_steps(
   recipe: Any,
   describe: Describe,
   history: History | None = None,
+  draw: Draw | None = None,
   finish: Callable[[TrainState], TrainState] = lambda state: state,
 ) -> TrainState:
   """Runs a stage's steps from its newest checkpoint to the end.
@@ -50,10 +54,13 @@ def run_steps(
     step_fn: pmapped (state, batch) -> (state, metrics).
     batches_from: step -> batches placed on the devices, starting there.
     length: where to end.
-    recipe: config section with `batch_size`, `log_every_steps`,
-      `checkpoint_epochs` and `skip_damaged_checkpoint`.
+    recipe: config section with `batch_size`, `log_every_steps`, `trace_step`,
+      `trace_steps`, `checkpoint_epochs` and `skip_damaged_checkpoint`.
     describe: scalars of a step -> the middle of its log line.
     history: what was logged so far, where the caller wants to read it.
+    draw: (state, metrics) -> histograms and images for the event files, asked
+      for at a few of the logged steps; the state is on the devices, the metrics
+      are not.
     finish: what the state goes through after the last step; the last
       checkpoint is of its result.
 
@@ -69,33 +76,43 @@ def run_steps(
   total = length.total
   with contextlib.ExitStack() as stack:
     stack.enter_context(preemption.loop())
+    line = stack.enter_context(LiveLine())
+    preparing = stack.enter_context(contextlib.ExitStack())
+    preparing.enter_context(line.ticking(stage, PREPARING))
     folder = workdir / stage
     checkpoints = stack.enter_context(Checkpoints(folder / 'checkpoints'))
     state = _restored(stage, state, checkpoints, total, recipe)
     first = int(state.step)
-    write_events = stack.enter_context(
-      event_writer(stage, workdir, jax.process_index() == 0)
-    )
+    events = stack.enter_context(event_writer(stage, workdir))
+    trace = stack.enter_context(Trace(stage, workdir, recipe))
     log = Log(
       stage,
+      workdir,
       first,
       length,
-      recipe.batch_size,
+      recipe,
       describe,
       history or History(workdir, stage),
-      write_events,
+      events,
+      line,
     )
+    run = _timed(step_fn, log, stack.enter_context(_compilations()))
     metrics: Any = None
     batches = batches_from(first)
     for step, batch in zip(range(first, total), batches, strict=False):
-      before = metrics
-      state, metrics = step_fn(state, batch)
+      preparing.close()
+      before, done = metrics, step + 1
+      trace.before(done, before)
+      with jax.profiler.StepTraceAnnotation(stage, step_num=done):
+        state, metrics = run(state, batch)
       # One step runs, one waits. More of them gain nothing, and on a CPU with
       # more devices than cores dozens wait for each other's threads: XLA
       # aborts the process after 40 seconds.
       jax.block_until_ready(before)
-      done = step + 1
+      trace.after(done, metrics)
       peers.at(stage, step, total)
+      if before is not None:
+        log.show(step, before)
       logs = done % recipe.log_every_steps == 0 or done == total
       stops = preemption.reached(done)
       saves = stops or done % every == 0 or done == total
@@ -104,6 +121,8 @@ def run_steps(
         _check_finite(stage, done, 'loss', float(values['loss']), checkpoints)
       if logs:
         log.write(done, values)
+      if logs and draw is not None and log.draws(done):
+        events.draw(done, functools.partial(draw, state, values))
       if done == total:
         state = finish(state)
       if saves:
@@ -117,9 +136,55 @@ def run_steps(
           f'{stage}: stopped by SIGTERM after step {done} of {total}, which is '
           'saved; the same command continues from there'
         )
+    if metrics is not None:
+      log.end(total, metrics)
     if not total and checkpoints.latest is None:
       checkpoints.save(0, state)  # Weights that were given, untouched.
   return state
+
+
+def _timed(
+  step_fn: Callable, log: Log, compilations: Callable[[], int]
+) -> Callable:
+  """The step; the log learns what of its time was compilation.
+
+  The first call compiles. A later one does where steps of two kinds take turns.
+  """
+  first = True
+
+  def run(state: TrainState, batch: dict[str, Any]):
+    nonlocal first
+    if first:
+      first = False
+      with log.first_step() as called:
+        result = step_fn(state, batch)
+        called()
+        jax.block_until_ready(result[1])
+      return result
+    start, count = time.monotonic(), compilations()
+    result = step_fn(state, batch)
+    if compilations() > count:
+      log.skip(time.monotonic() - start)
+    return result
+
+  return run
+
+
+@contextlib.contextmanager
+def _compilations() -> Iterator[Callable[[], int]]:
+  """The context gives how often XLA has compiled or loaded a program in it."""
+  count = 0
+
+  def listen(event: str, duration_secs: float, **_: Any) -> None:
+    nonlocal count
+    del duration_secs
+    count += event == '/jax/core/compile/backend_compile_duration'
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  try:
+    yield lambda: count
+  finally:
+    jax.monitoring.unregister_event_duration_listener(listen)
 
 
 def _restored(
@@ -163,56 +228,6 @@ def _check_finite(stage, step, name, value, checkpoints) -> None:
     f'{stage}: the {name} is {value} at step {step}; stopped. Checkpoints are '
     f'good ({kept}). Try a smaller learning_rate with another --workdir.'
   )
-
-
-class Log:
-  """Where a logged step goes: a line on stderr, history.npz, event files.
-
-  A line says step, what a stage says of it, speed and time to go.
-  """
-
-  def __init__(
-    self,
-    stage: str,
-    first: int,
-    length: Length,
-    batch_size: int,
-    describe: Describe,
-    history: History,
-    write_events: Write,
-  ):
-    self._stage, self._length, self._batch = stage, length, batch_size
-    self._describe, self._history = describe, history
-    self._write_events = write_events
-    self._mark, self._rate = (first, time.monotonic()), 0.0
-
-  def write(self, step: int, metrics: dict[str, np.ndarray]) -> None:
-    """Notes the metrics of a step; those that are not scalars in history.npz
-    only."""
-    rate = self._images_per_second(step)
-    scalars = {k: float(v) for k, v in metrics.items() if np.ndim(v) == 0}
-    self._write_events(step, {**scalars, 'images_per_second': rate})
-    self._history.add(step, metrics)
-    if jax.process_index() == 0:
-      line = self._line(step, self._describe(scalars))
-      print(line, file=sys.stderr, flush=True)
-
-  def _images_per_second(self, step: int) -> float:
-    """Since the last call; the first includes compilation."""
-    then, clock = self._mark
-    now = time.monotonic()
-    self._rate = (step - then) / max(now - clock, 1e-9)
-    self._mark = (step, now)
-    return self._rate * self._batch
-
-  def _line(self, step: int, text: str) -> str:
-    left = (self._length.total - step) / max(self._rate, 1e-9)
-    minutes, seconds = divmod(round(left), 60)
-    return (
-      f'{self._stage}  step {step}/{self._length.total}'
-      f'  epoch {step / self._length.steps_per_epoch:.1f}  {text}'
-      f'  {self._rate * self._batch:.0f} images/s  ETA {minutes}:{seconds:02d}'
-    )
 
 
 def take(batches: Iterator[Any], count: int) -> Iterator[Any]:

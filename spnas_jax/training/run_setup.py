@@ -80,12 +80,21 @@ def check_recipe(config: ConfigDict, workdir: Workdir, section: str) -> None:
     section: 'search' or 'train', which is also the stage's name.
 
   Raises:
-    UserError: the batch does not split over the devices, or the data cannot be
-      read or do not fill it.
+    UserError: the batch does not split over the devices, the data cannot be
+      read or do not fill it, or a trace would begin behind the last step.
   """
   check_batch(section, config[section].batch_size)
   if section not in workdir.results():
     check_data(config, section)
+    _check_trace(config, section)
+
+
+def _check_trace(config: ConfigDict, section: str) -> None:
+  begin, total = config[section].trace_step, length_of(config, section).total
+  if begin > total:
+    raise UserError(
+      f'{section}.trace_step is {begin}, allowed: 0 to {total}, the last step'
+    )
 
 
 def check_data(config: ConfigDict, section: str) -> None:

@@ -14,13 +14,14 @@ from spnas_jax.config.routes import read_architecture
 from spnas_jax.config.workdir import Workdir, fingerprint
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
+from spnas_jax.core.live_line import waiting
 from spnas_jax.core.parallel import AXIS, pmap_step, replicate
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.networks.architecture import Architecture, num_params
 from spnas_jax.training.batch_norm import estimate_batch_stats
 from spnas_jax.training.checkpoint import Checkpoints
-from spnas_jax.training.loop import run_steps, take
+from spnas_jax.training.loop import PREPARING, run_steps, take
 from spnas_jax.training.optimizer import train_optimizer, weight_optimizer
 from spnas_jax.training.run_setup import (
   check_batch,
@@ -89,9 +90,9 @@ def train_network(
   given = variables is not None
   model, optimizer, schedule = training_parts(config, arch, given)
   if variables is None:
-    variables = init_variables(
-      model, config.dataset.image_size, arch.input_channels, seed
-    )
+    size, channels = config.dataset.image_size, arch.input_channels
+    with waiting(stage, PREPARING):
+      variables = init_variables(model, size, channels, seed)
   step = make_train_step(
     model, optimizer, schedule, recipe, seed, class_weights_of(config, 'train')
   )
