@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spnas_jax.report import figures
-from spnas_jax.report.figures import Point
+from spnas_jax.report.accuracy_figures import Point, accuracy_latency
 from spnas_jax.report.numbers import count, duration, fraction, ms, size
-from spnas_jax.report.page import Picture, Section, Table, Verdict, render
-from spnas_jax.report.plot_style import DARK, LIGHT, png
+from spnas_jax.report.page import (
+  Picture,
+  Section,
+  Table,
+  Verdict,
+  drawn,
+  render,
+)
 from spnas_jax.report.verdicts import comparable_ms
 
 Results = Mapping[str, Any]
@@ -93,8 +98,8 @@ def _pictures(runs: Mapping[str, Results]) -> list[Picture]:
   latency = ' or '.join(sorted(kinds))
 
   def draw(colours):
-    return figures.accuracy_latency(
-      families=points, latency=f'{latency} latency (ms)', colours=colours
+    return accuracy_latency(
+      families=points, latency=f'{latency} latency', colours=colours
     )
 
   caption = 'Top-1 accuracy on test images and ' + (
@@ -102,7 +107,7 @@ def _pictures(runs: Mapping[str, Results]) -> list[Picture]:
     if len(kinds) == 1
     else 'latency of the network of each run, measured where it was.'
   )
-  return [Picture('compared', png(draw(LIGHT)), png(draw(DARK)), caption)]
+  return [drawn('compared', caption, draw)]
 
 
 def _overview(runs: Mapping[str, Results]) -> Table:

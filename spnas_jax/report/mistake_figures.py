@@ -14,6 +14,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
+from matplotlib.ticker import MaxNLocator
 
 from spnas_jax.report.plot_style import (
   LIGHT,
@@ -21,7 +22,10 @@ from spnas_jax.report.plot_style import (
   TEXT,
   WIDTH,
   Palette,
+  new_figure,
   place,
+  style,
+  title,
 )
 
 # Inches: around a picture, between two lines of text, the longest name of a
@@ -101,7 +105,7 @@ def confusion(
   ax.set_axis_off()
   exact = _inches(f'{counts.max()}') < cell - 0.03
   _cells(ax, counts, exact, colours)
-  style: dict[str, Any] = {
+  letters: dict[str, Any] = {
     'color': colours.ink,
     'fontsize': SMALL,
     'parse_math': False,
@@ -109,8 +113,8 @@ def confusion(
   x, y = -0.5 - 0.06 / cell, -0.5 - 0.05 / tall
   turned = 90 if upright else 0
   for i, name in enumerate(short):
-    ax.text(x, i, name, ha='right', va='center_baseline', **style)
-    ax.text(i, y, name, ha='center', va='bottom', rotation=turned, **style)
+    ax.text(x, i, name, ha='right', va='center_baseline', **letters)
+    ax.text(i, y, name, ha='center', va='bottom', rotation=turned, **letters)
   unit = 'images' if exact else '% of the row'
   figure.text(
     _MARGIN / figure.get_figwidth(),
@@ -123,11 +127,34 @@ def confusion(
   return figure
 
 
+def confusion_map(counts: np.ndarray, colours: Palette = LIGHT) -> Figure:
+  """The same without names and numbers, for more classes than have room."""
+  figure = new_figure(colours, WIDTH)
+  ax = figure.subplots()
+  style(ax, colours)
+  ax.imshow(_fills(counts, colours), interpolation='nearest')
+  ax.grid(False)
+  for axis in (ax.xaxis, ax.yaxis):
+    axis.set_major_locator(MaxNLocator(5, integer=True))
+  title(ax, 'True class, by its number', colours)
+  ax.set_xlabel('answer', color=colours.muted)
+  return figure
+
+
+def _fills(counts: np.ndarray, colours: Palette) -> np.ndarray:
+  """RGBA [classes, classes, 4]: right blue, wrong orange, by share of the row.
+
+  Wrong ones, which are rare, are made stronger than their share.
+  """
+  share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  diagonal = np.eye(len(counts), dtype=bool)
+  return colours.diverging((np.where(diagonal, -share, share**0.4) + 1) / 2)
+
+
 def _cells(ax: Axes, counts: np.ndarray, exact: bool, colours: Palette) -> None:
   """Colours and numbers; `exact` ones are counts, the others percentages."""
   share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-  diagonal = np.eye(len(counts), dtype=bool)
-  fills = colours.diverging((np.where(diagonal, -share, share**0.4) + 1) / 2)
+  fills = _fills(counts, colours)
   ax.imshow(fills, aspect='auto', interpolation='nearest')
   for i, j in np.argwhere(counts):
     ax.text(
