@@ -8,12 +8,13 @@ zero byte, on the browser's file descriptors 3 and 4.
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import pathlib
 import select
 import shutil
-import subprocess
+import signal
 import tempfile
 import time
 from typing import Any
@@ -35,6 +36,28 @@ _ARRIVED = """(async () => {
 })()"""
 
 
+def _start(arguments: list[str], commands: int, answers: int) -> int:
+  """Starts the browser, which closes both pipes here; returns its process."""
+  # Out of the way of 3 and 4, which may be their own numbers.
+  high = [
+    fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 10) for fd in (commands, answers)
+  ]
+  process = os.posix_spawn(
+    arguments[0],
+    arguments,
+    os.environ,
+    file_actions=[
+      (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+      (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+      (os.POSIX_SPAWN_DUP2, high[0], 3),
+      (os.POSIX_SPAWN_DUP2, high[1], 4),
+    ],
+  )
+  for fd in (commands, answers, *high):
+    os.close(fd)
+  return process
+
+
 class Browser:
   """One page of one browser; `with Browser() as page`."""
 
@@ -43,6 +66,7 @@ class Browser:
     theirs_in, self._out = os.pipe()
     self._in, theirs_out = os.pipe()
     arguments = [
+      str(PROGRAM),
       '--headless',
       '--remote-debugging-pipe',
       '--no-sandbox',  # Containers have none; only our own files are opened.
@@ -52,16 +76,7 @@ class Browser:
       '--no-first-run',
       f'--user-data-dir={self._profile}',
     ]
-    # The shell puts the pipes where the browser looks for them.
-    script = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'
-    self._process = subprocess.Popen(
-      ['sh', '-c', script, str(PROGRAM), *arguments],
-      pass_fds=(theirs_in, theirs_out),
-      stdout=subprocess.DEVNULL,
-      stderr=subprocess.DEVNULL,
-    )
-    os.close(theirs_in)
-    os.close(theirs_out)
+    self._process = _start(arguments, theirs_in, theirs_out)
     self._read, self._number, self._session = b'', 0, None
     self._events: list[dict[str, Any]] = []
     target = self.call('Target.createTarget', url='about:blank')['targetId']
@@ -75,8 +90,8 @@ class Browser:
     return self
 
   def __exit__(self, *_: Any) -> None:
-    self._process.kill()
-    self._process.wait()
+    os.kill(self._process, signal.SIGKILL)
+    os.waitpid(self._process, 0)
     os.close(self._in)
     os.close(self._out)
     shutil.rmtree(self._profile, ignore_errors=True)

@@ -18,10 +18,14 @@ from spnas_jax.report.plot_style import (
   Palette,
   new_figure,
   number,
+  shortened,
   style,
   title,
 )
 from spnas_jax.report.units import unit_of
+
+# Inches of a name in the legend, two of which stand side by side.
+_NAME = 1.5
 
 
 class Point(NamedTuple):
@@ -50,21 +54,6 @@ def _plot_points(ax, label, points, marker, colour, size, colours) -> None:
     label=label,
     zorder=3,
     rasterized=len(points) > DENSE,
-  )
-
-
-def _name_points(ax, label, points, colour, size, colours) -> None:
-  """Writes the name above the best point."""
-  top = max(points, key=lambda p: p.top1)
-  ax.annotate(
-    label,
-    (top.ms, 100 * top.top1),
-    xytext=(0, size / 2 + 3),
-    textcoords='offset points',
-    ha='center',
-    color=colour,
-    fontsize=SMALL,
-    bbox={'facecolor': colours.surface, 'lw': 0, 'pad': 0.5, 'alpha': 0.8},
   )
 
 
@@ -106,7 +95,6 @@ def accuracy_latency(
   style(ax, colours)
   if target_ms is not None:
     ax.axvline(target_ms, color=colours.orange, lw=1.2, ls='--')
-  # Families lie too close together for names beside them.
   free = [
     name
     for name, taken in (('purple', ()), ('green', front), ('blue', found))
@@ -127,25 +115,29 @@ def accuracy_latency(
     if points:
       colour = getattr(colours, name)
       points = [p._replace(ms=unit.per_ms * p.ms) for p in points]
-      _plot_points(ax, label, points, marker, colour, size, colours)
-      if not families:
-        _name_points(ax, label, points, colour, size, colours)
+      name = shortened(label, _NAME)
+      _plot_points(ax, name, points, marker, colour, size, colours)
   ax.margins(x=0.16, y=0.2)
-  if families:
-    figure.legend(
-      loc='outside lower center',
-      ncols=2,
-      frameon=False,
-      fontsize=SMALL,
-      labelcolor=colours.ink,
-    )
+  ax.set_ylim(top=min(ax.get_ylim()[1], 101.0))  # More than all is not right.
+  # Points lie too close together for names beside them.
+  figure.legend(
+    loc='outside lower center',
+    ncols=2,
+    frameon=False,
+    fontsize=SMALL,
+    labelcolor=colours.ink,
+  )
   if target_ms is not None:
+    # On the side that has more room.
+    low, high = ax.get_xlim()
+    right = target_ms > (low + high) / 2
     ax.annotate(
       f'target {number(target_ms)}',
       (target_ms, 0),
       xycoords=('data', 'axes fraction'),
-      xytext=(4, 5),
+      xytext=(-4 if right else 4, 5),
       textcoords='offset points',
+      ha='right' if right else 'left',
       color=colours.orange,
       fontsize=SMALL,
     )

@@ -37,7 +37,7 @@ def comparison(runs: Mapping[str, Results]) -> tuple[str, list[Picture]]:
       'Side by side',
       'Accuracy against latency: further up is better, further left is faster.',
       pictures,
-      [_overview(runs)],
+      [_networks(runs), _overview(runs)],
     )
   ]
   if tables := _curves(runs):
@@ -119,7 +119,7 @@ def _overview(runs: Mapping[str, Results]) -> Table:
     'target',
     'file',
     'search',
-    'network',
+    'images seen',
   )
   rows = []
   for name, results in runs.items():
@@ -135,19 +135,20 @@ def _overview(runs: Mapping[str, Results]) -> Table:
       f'{ms(latency)}, {kind}' if latency is not None else '–',
       ms(search['target_ms']) if search.get('target_ms') else '–',
       size(export['bytes']) if 'bytes' in export else '–',
-      _cost(search),
-      results.get('train', search).get('architecture', '–'),
+      duration(search['seconds']) if 'seconds' in search else '–',
+      count(search['cost_images']) if search.get('cost_images') else '–',
     ]
     rows.append(cells)
   return Table(header, rows, explained=False)
 
 
-def _cost(search: Results) -> str:
-  if 'seconds' not in search:
-    return '–'
-  images = search.get('cost_images')
-  words = duration(search['seconds'])
-  return f'{words}, {count(images)} images' if images else words
+def _networks(runs: Mapping[str, Results]) -> Table:
+  """What each run trained, or would."""
+  rows = [
+    (name, results.get('train', results.get('search', {})).get('architecture'))
+    for name, results in runs.items()
+  ]
+  return Table(('run', 'network'), [(name, arch or '–') for name, arch in rows])
 
 
 def _curves(runs: Mapping[str, Results]) -> list[Table]:

@@ -31,7 +31,7 @@ def device_hours(stage: dict[str, Any]) -> float | None:
 
 
 def hours(stage: dict[str, Any]) -> str:
-  """'30.0 TPU-hours', '1 min 54 s of 1 device' or '–'."""
+  """'30.0 TPU-hours', '0.0317 device-hours (1 min 54 s)' or '–'."""
   total = device_hours(stage)
   if total is None:
     return '–'
@@ -39,7 +39,7 @@ def hours(stage: dict[str, Any]) -> str:
   kinds = [kind for sign, kind in _KINDS if sign in name]
   if kinds:
     return f'{total:#.3g} {kinds[0]}-hours'
-  return f'{duration(3600 * total)} of 1 device'
+  return f'{total:#.3g} device-hours ({duration(3600 * total)})'
 
 
 def search_cost(found: Findings) -> list[Table]:

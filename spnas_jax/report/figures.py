@@ -267,6 +267,7 @@ def predicted_measured(
     color=colours.ink,
     fontsize=TEXT,
     linespacing=1.4,
+    bbox={'facecolor': colours.surface, 'lw': 0, 'pad': 1},
   )
   title(ax, f'Measured ({unit.name})', colours)
   ax.set_xlabel(f'predicted ({unit.name})', color=colours.muted)
@@ -288,6 +289,7 @@ def _band(ax, low, high, judgement, colours):
     ha='right',
     color=colours.muted,
     fontsize=SMALL,
+    bbox={'facecolor': colours.surface, 'lw': 0, 'pad': 1},
   )
 
 

@@ -12,8 +12,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 from spnas_jax.report.plot_style import (
@@ -22,8 +20,10 @@ from spnas_jax.report.plot_style import (
   TEXT,
   WIDTH,
   Palette,
+  inches,
   new_figure,
   place,
+  shortened,
   style,
   title,
 )
@@ -50,30 +50,6 @@ class Mistake(NamedTuple):
   confidence: float
 
 
-def shortened(text: str, width: float) -> str:
-  """A text that is at most `width` inches wide, with … in its middle.
-
-  Names of classes often differ at their end only.
-  """
-  if _inches(text) <= width:
-    return text
-  # The narrowest letters are wider than a fortieth of an inch.
-  for kept in range(min(len(text) - 1, round(40 * width)), 1, -1):
-    short = f'{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}'
-    if _inches(short) <= width:
-      return short
-  return '…'
-
-
-def _inches(text: str) -> float:
-  """Width of a small text."""
-  font = FontProperties(size=SMALL)
-  width, _, _ = text_to_path.get_text_width_height_descent(
-    text, font, ismath=False
-  )
-  return width / 72
-
-
 def confusion(
   counts: np.ndarray, names: Sequence[str], colours: Palette = LIGHT
 ) -> Figure:
@@ -91,7 +67,7 @@ def confusion(
   """
   n = len(counts)
   short = [shortened(name, _NAME) for name in names]
-  longest = max(map(_inches, short))
+  longest = max(map(inches, short))
   left = _MARGIN + longest + 0.08
   cell = float(np.clip((WIDTH - left - _MARGIN) / n, _CELL, 1.0))
   tall = min(cell, 0.32 if cell > _CELL else 0.25)
@@ -103,7 +79,7 @@ def confusion(
   )
   ax = place(figure, left, top, n * cell, n * tall)
   ax.set_axis_off()
-  exact = _inches(f'{counts.max()}') < cell - 0.03
+  exact = inches(f'{counts.max()}') < cell - 0.03
   _cells(ax, counts, exact, colours)
   letters: dict[str, Any] = {
     'color': colours.ink,

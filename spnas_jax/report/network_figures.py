@@ -354,7 +354,7 @@ def gate_history(
     ax.set_yticks(
       [i + 0.5 for i in shown], [f'layer {rows[own[i]].layer}' for i in shown]
     )
-    ax.tick_params(axis='x', labelbottom=top > sum(heights) + _GAP)
+    ax.tick_params(axis='x', labelbottom=group == [*groups][-1])
     ax.grid(False)
     if warmup_steps:
       ax.axvline(warmup_steps, color=colours.ink, lw=0.8, ls=':')

@@ -184,7 +184,9 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _missing(part: Missing) -> str:
-  command = f'<code>{escape(part.command)}</code>' if part.command else ''
+  # A line ends between two words, not at the hyphens of a flag.
+  words = ' '.join(f'<span>{escape(w)}</span>' for w in part.command.split())
+  command = f'<code>{words}</code>' if words else ''
   return f'<li>{escape(part.what)} {command}</li>'
 
 
@@ -193,12 +195,15 @@ def _section(section: Section) -> str:
   if section.text:
     parts.append(f'<p>{escape(section.text)}</p>')
   pictures = list(map(_picture, section.pictures))
-  tables = list(map(_table, section.tables))
-  if len(pictures) == 1 and not any(map(_is_broad, section.tables)):
-    pictures, tables = pictures + tables, []  # They fit beside it.
+  tables = list(section.tables)
+  if len(pictures) == 1:  # What is narrow fits beside it.
+    beside = [table for table in tables if not _is_broad(table)]
+    if beside:
+      pictures.append(f'<div>{"".join(map(_table, beside))}</div>')
+    tables = [table for table in tables if _is_broad(table)]
   if pictures:
     parts.append(f'<div class="pictures">{"".join(pictures)}</div>')
-  parts += tables
+  parts += map(_table, tables)
   return f'<section>{"".join(parts)}</section>'
 
 
@@ -236,20 +241,22 @@ def _table(table: Table) -> str:
   caption = f'<h3>{escape(table.caption)}</h3>' if table.caption else ''
   header = ''.join(f'<th scope="col">{escape(h)}</th>' for h in table.header)
   rows = ''.join(
-    f'<tr><th scope="row">{_cell(row[0])}</th>'
+    '<tr>'
+    + _cell('th scope="row"', row[0])
     + ''.join(
-      f'<td data-of="{escape(of)}">{_cell(cell)}</td>'
+      _cell(f'td data-of="{escape(of)}"', cell)
       for of, cell in zip(table.header[1:], row[1:], strict=True)
     )
     + '</tr>'
     for row in table.rows
   )
+  kind = f'columns{len(table.header)}'
   if table.explained:
     kind = 'explained'
+  elif table.wide:
+    kind = 'wide cards' if len(table.header) > 2 else 'wide'
   elif len(table.header) > _NARROW:
     kind = 'cards' if len(table.rows) <= _FEW_ROWS else 'data'
-  else:
-    kind = 'wide' if table.wide else f'columns{len(table.header)}'
   body = (
     f'{caption}<div class="scroll"><table class="{kind}">'
     f'<thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table></div>'
@@ -260,6 +267,7 @@ def _table(table: Table) -> str:
   return f'<div class="table">{body}</div>'
 
 
-def _cell(text: str) -> str:
+def _cell(kind: str, text: str) -> str:
   """A short one stays on one line."""
-  return escape(text).replace(' ', '&nbsp;' if len(text) <= _WORD else ' ')
+  short = ' class="short"' if len(text) <= _WORD else ''
+  return f'<{kind}{short}>{escape(text)}</{kind.split()[0]}>'

@@ -16,6 +16,7 @@ CSS = """
 * { box-sizing: border-box; }
 body {
   margin: 0; background: var(--page); color: var(--ink);
+  overflow-wrap: break-word;
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
 }
 main { max-width: 1020px; margin: 0 auto; padding: 12px; }
@@ -41,6 +42,7 @@ section { padding: 16px; margin: 0 0 16px; }
 .aside { font-size: .85rem; }
 .verdicts { list-style: none; margin: 0 0 16px; padding: 12px 16px; }
 .verdicts li { display: flex; gap: .6rem; padding: .2rem 0; }
+.verdicts li > span { min-width: 0; }
 .mark { flex: none; width: 1rem; text-align: center; font-weight: 700; }
 .good .mark { color: var(--good); }
 .bad .mark { color: var(--bad); }
@@ -64,8 +66,10 @@ th, td {
   border-bottom: 1px solid var(--line); font-weight: 400;
 }
 thead th { font-size: .85rem; }
-td { font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
-.data td { overflow-wrap: normal; }
+td { font-variant-numeric: tabular-nums; }
+th, .columns2 td, .columns3 td, .wide td { overflow-wrap: anywhere; }
+thead th, th[scope=row] { min-width: 4rem; }
+.short { white-space: nowrap; }
 .columns2 { max-width: 32rem; }
 .columns3 { max-width: 40rem; }
 .explained th[scope=row] { width: 15rem; }
@@ -79,6 +83,7 @@ summary { cursor: pointer; padding: .3rem 0; }
 .missing code {
   display: block; color: var(--muted); overflow-wrap: anywhere;
 }
+.missing code span { display: inline-block; max-width: 100%; }
 @media screen and (max-width: 640px) {
   main { padding: 6px; }
   section { padding: 12px 8px; }
@@ -110,7 +115,8 @@ summary { cursor: pointer; padding: .3rem 0; }
 @page { margin: 13mm; }
 @media print {
   :root { color-scheme: light; --page: #ffffff; }
-  body { font-size: 10.5pt; }
+  html { font-size: 13px; }
+  body { font-size: 1rem; }
   main { max-width: none; padding: 0; }
   header { padding: 0; }
   section { border: 0; padding: 0; margin: 0 0 14pt; }
@@ -118,8 +124,8 @@ summary { cursor: pointer; padding: .3rem 0; }
   .pictures { grid-template-columns: 1fr 1fr; gap: 12pt; }
   .scroll { overflow: visible; }
   img { max-width: 100%; }
-  h2, h3, h2 + p { break-after: avoid; }
-  figure, tr, li, .tiles, .verdicts { break-inside: avoid; }
+  h2, h3, h2 + p, tr:nth-child(-n + 2) { break-after: avoid; }
+  p, figure, tr, li, .tiles, .verdicts { break-inside: avoid; }
   thead { display: table-header-group; }
   figcaption a, details:not([open]) { display: none; }
 }

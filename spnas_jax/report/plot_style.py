@@ -15,6 +15,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 # Inches. On the narrowest phones (330 CSS px) a picture shrinks to 0.78.
@@ -80,7 +82,7 @@ LIGHT = Palette(
   blue='#0072b2',
   orange='#c75300',
   green='#00795a',
-  purple='#9a4f85',
+  purple='#8526cc',
   shade='#f1f3f5',
 )
 DARK = Palette(
@@ -91,7 +93,7 @@ DARK = Palette(
   blue='#5ab4ec',
   orange='#f2994a',
   green='#3fc39b',
-  purple='#d995c4',
+  purple='#b46aef',
   shade='#22282f',
 )
 
@@ -186,3 +188,27 @@ def style_bar(bar, colours: Palette, label: str) -> None:
 def title(ax: Axes, text: str, colours: Palette) -> None:
   """Says what the vertical axis shows, where it can be read upright."""
   ax.set_title(text, loc='left', color=colours.ink, fontsize=TEXT)
+
+
+def shortened(text: str, width: float) -> str:
+  """A text that is at most `width` inches wide, with … in its middle.
+
+  Names of classes often differ at their end only.
+  """
+  if inches(text) <= width:
+    return text
+  # The narrowest letters are wider than a fortieth of an inch.
+  for kept in range(min(len(text) - 1, round(40 * width)), 1, -1):
+    short = f'{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}'
+    if inches(short) <= width:
+      return short
+  return '…'
+
+
+def inches(text: str) -> float:
+  """Width of a small text."""
+  font = FontProperties(size=SMALL)
+  width, _, _ = text_to_path.get_text_width_height_descent(
+    text, font, ismath=False
+  )
+  return width / 72

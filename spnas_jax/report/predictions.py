@@ -48,8 +48,10 @@ def words(found: Findings) -> str:
     lines.append('Blue: random networks that the latency table has not seen.')
   if fitted:
     lines.append(
-      'Green circles: those that its factor was fitted to'
-      + ('.' if known else ', so the numbers are a little too good.')
+      'Green circles: those that its factor was fitted to.'
+      if known
+      else "Circles: networks that the table's factor was fitted to, so the "
+      'numbers are a little too good.'
     )
   if own(found):
     name = 'the network found' if same_network(found) else 'the one trained'

@@ -33,8 +33,8 @@ def resolved(found: Findings, config: ConfigDict) -> dict[str, list[Any]]:
     recorded: list[Any] = []
     for stage in found.results:
       inputs = found.stage(stage).get('inputs', {})
-      # build_table records a device's facts under the key that names its kind.
-      if key in inputs and not isinstance(inputs[key], dict):
+      # Without a section, it may be a fact of the stage with the key's name.
+      if key in inputs and ('.' in key or key == 'seed'):
         recorded += [inputs[key]] if inputs[key] not in recorded else []
     values[key] = recorded or [value]
   return values

@@ -163,7 +163,7 @@ def test_tables_of_what_stages_leave():
   assert list(table.header) == ['name', 'top-1', 'multiply-adds']
   assert list(table.rows) == [['a', '50.00%', '–'], ['b', '–', '7']]
   (table,) = tables_of([{'status': 'done', 'architecture': 'x', 'ms': 1.5}])
-  assert list(table.header) == ['ms', 'status']
+  assert list(table.header) == ['latency, ms', 'status']
   assert list(table.rows) == [['1.500', 'done']]
   (table,) = tables_of({'fits': True, 'kendall_tau_top1': 0.4})
   assert [row[1] for row in table.rows] == ['yes', '0.40']
