@@ -8,11 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from spnas_jax.report import figures
-from spnas_jax.report.figures import Point
+from spnas_jax.report.accuracy_figures import Point, accuracy_latency
 from spnas_jax.report.numbers import count, duration, fraction, ms, size
-from spnas_jax.report.page import Picture, Section, Table, Verdict, render
-from spnas_jax.report.plot_style import DARK, LIGHT, png
+from spnas_jax.report.page import (
+  Picture,
+  Section,
+  Table,
+  Verdict,
+  drawn,
+  render,
+)
 from spnas_jax.report.verdicts import comparable_ms
 
 Results = Mapping[str, Any]
@@ -32,7 +37,7 @@ def comparison(runs: Mapping[str, Results]) -> tuple[str, list[Picture]]:
       'Side by side',
       'Accuracy against latency: further up is better, further left is faster.',
       pictures,
-      [_overview(runs)],
+      [_networks(runs), _overview(runs)],
     )
   ]
   if tables := _curves(runs):
@@ -93,8 +98,8 @@ def _pictures(runs: Mapping[str, Results]) -> list[Picture]:
   latency = ' or '.join(sorted(kinds))
 
   def draw(colours):
-    return figures.accuracy_latency(
-      families=points, latency=f'{latency} latency (ms)', colours=colours
+    return accuracy_latency(
+      families=points, latency=f'{latency} latency', colours=colours
     )
 
   caption = 'Top-1 accuracy on test images and ' + (
@@ -102,7 +107,7 @@ def _pictures(runs: Mapping[str, Results]) -> list[Picture]:
     if len(kinds) == 1
     else 'latency of the network of each run, measured where it was.'
   )
-  return [Picture('compared', png(draw(LIGHT)), png(draw(DARK)), caption)]
+  return [drawn('compared', caption, draw)]
 
 
 def _overview(runs: Mapping[str, Results]) -> Table:
@@ -114,7 +119,7 @@ def _overview(runs: Mapping[str, Results]) -> Table:
     'target',
     'file',
     'search',
-    'network',
+    'images seen',
   )
   rows = []
   for name, results in runs.items():
@@ -130,19 +135,20 @@ def _overview(runs: Mapping[str, Results]) -> Table:
       f'{ms(latency)}, {kind}' if latency is not None else '–',
       ms(search['target_ms']) if search.get('target_ms') else '–',
       size(export['bytes']) if 'bytes' in export else '–',
-      _cost(search),
-      results.get('train', search).get('architecture', '–'),
+      duration(search['seconds']) if 'seconds' in search else '–',
+      count(search['cost_images']) if search.get('cost_images') else '–',
     ]
     rows.append(cells)
   return Table(header, rows, explained=False)
 
 
-def _cost(search: Results) -> str:
-  if 'seconds' not in search:
-    return '–'
-  images = search.get('cost_images')
-  words = duration(search['seconds'])
-  return f'{words}, {count(images)} images' if images else words
+def _networks(runs: Mapping[str, Results]) -> Table:
+  """What each run trained, or would."""
+  rows = [
+    (name, results.get('train', results.get('search', {})).get('architecture'))
+    for name, results in runs.items()
+  ]
+  return Table(('run', 'network'), [(name, arch or '–') for name, arch in rows])
 
 
 def _curves(runs: Mapping[str, Results]) -> list[Table]:

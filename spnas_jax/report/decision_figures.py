@@ -19,6 +19,7 @@ from spnas_jax.report.plot_style import (
   style,
   title,
 )
+from spnas_jax.report.units import unit_of
 
 _ROW = 0.24  # Inches.
 
@@ -32,6 +33,7 @@ def worths(rows: Sequence[dict[str, Any]], colours: Palette = LIGHT) -> Figure:
     colours: theme.
   """
   scale = max(float(np.median([row['ms'] for row in rows])), 1e-9)
+  unit = unit_of([scale])
   drawn = sorted(rows, key=lambda row: -row['worth'] / _price(row, scale))
   figure = new_figure(colours, _ROW * len(drawn) + 0.9)
   ax = figure.subplots()
@@ -57,7 +59,7 @@ def worths(rows: Sequence[dict[str, Any]], colours: Palette = LIGHT) -> Figure:
   title(ax, 'Worth for its time', colours)
   ax.set_xlabel(
     'thousandths of a nat, for the time of\nthe median decision '
-    f'({1000 * scale:.3g} µs)',
+    f'({unit.per_ms * scale:.3g} {unit.name})',
     color=colours.muted,
   )
   return figure

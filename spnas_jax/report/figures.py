@@ -1,19 +1,22 @@
-"""Pictures of a run: curves and scatter plots (paper Figs 4, 7, 8).
+"""Pictures of a run: curves, and predictions beside measurements (paper Figs 4
+and 7).
 
 Pure functions, data in, `matplotlib.figure.Figure` out. `network_figures.py`
-draws what the search decided.
+draws what the search decided, `accuracy_figures.py` how good networks are.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from spnas_jax.report.agreement import Agreement, agreement
 from spnas_jax.report.plot_style import (
+  DENSE,
   LIGHT,
   SMALL,
   TEXT,
@@ -25,6 +28,7 @@ from spnas_jax.report.plot_style import (
   style,
   title,
 )
+from spnas_jax.report.units import Unit, unit_of
 
 
 class Curve(NamedTuple):
@@ -37,18 +41,6 @@ class Curve(NamedTuple):
 
   steps: np.ndarray
   values: np.ndarray
-
-
-class Point(NamedTuple):
-  """A network in `accuracy_latency`.
-
-  Attributes:
-    ms: latency.
-    top1: accuracy, a fraction; the mean where it was trained more than once.
-  """
-
-  ms: float
-  top1: float
 
 
 # --- curves -------------------------------------------------------------------
@@ -105,9 +97,20 @@ def runtime(
     warmup_steps: where the warm-up ends.
     colours: theme.
   """
+  times = ('runtime_ms', 'undropped_ms', 'target_ms')
+  known = [curves[key].values for key in times if key in curves]
+  unit = unit_of(itertools.chain([target_ms], *known))
+  curves = {
+    key: curve._replace(values=unit.per_ms * curve.values)
+    if key in times
+    else curve
+    for key, curve in curves.items()
+  }
+  if target_ms is not None:
+    target_ms *= unit.per_ms
   figure, axes = stacked(2 if 'lambda' in curves else 1, colours)
   ax, seen = axes[0], curves['runtime_ms']
-  title(ax, 'Expected runtime of the supernet (ms)', colours)
+  title(ax, f'Expected runtime of the supernet ({unit.name})', colours)
   main = curves.get('undropped_ms')
   if main is not None:
     ax.plot(seen.steps, seen.values, color=colours.blue, lw=0.8, alpha=0.45)
@@ -213,149 +216,91 @@ def _smooth(values: np.ndarray) -> np.ndarray:
   return np.where(known, average, np.nan)
 
 
-# --- scatter plots ------------------------------------------------------------
+# --- predicted against measured -----------------------------------------------
+
+Pair = tuple[float, float]
 
 
 def predicted_measured(
   predicted_ms: Sequence[float],
   measured_ms: Sequence[float],
   colours: Palette = LIGHT,
+  calibration: Sequence[Pair] = (),
+  found: Pair | None = None,
 ) -> Figure:
-  """Measured against predicted latency of random networks (Fig. 7)."""
-  predicted, measured = np.asarray(predicted_ms), np.asarray(measured_ms)
+  """Measured against predicted latency (Fig. 7), with how far they agree.
+
+  Args:
+    predicted_ms, measured_ms: networks that the table has not seen.
+    colours: theme.
+    calibration: (predicted, measured) ms of networks that it was fitted to; the
+      numbers are theirs where there are no others.
+    found: the same of the network of this run.
+  """
+  unseen = list(zip(predicted_ms, measured_ms, strict=True))
+  every = [*unseen, *calibration, *([found] if found else ())]
+  judged = unseen or list(calibration) or every
+  unit = unit_of(time for pair in every for time in pair)
   figure = new_figure(colours, WIDTH)
   ax = figure.subplots()
   style(ax, colours)
-  both = np.concatenate([predicted, measured])
+  both = unit.per_ms * np.asarray(every, float)
   pad = 0.1 * (np.ptp(both) or both.max() or 1.0)
   low, high = both.min() - pad, both.max() + pad
   ax.plot([low, high], [low, high], color=colours.muted, lw=1)
-  ax.plot(
-    predicted,
-    measured,
-    'o',
-    color=colours.blue,
-    ms=6,
-    mec=colours.surface,
-    mew=0.8,
-  )
+  judgement = agreement(*zip(*judged, strict=True))
+  _band(ax, low, high, judgement, colours)
+  for pairs, marker, size, own in (
+    (calibration, 'o', 6, {'mfc': 'none', 'color': colours.green, 'mew': 1.4}),
+    (unseen, 'o', 6, {'color': colours.blue, 'mec': colours.surface}),
+    ([found] if found else [], '*', 15, {'color': colours.orange}),
+  ):
+    if pairs:
+      x, y = unit.per_ms * np.asarray(pairs, float).T
+      ax.plot(x, y, marker, ms=size, rasterized=len(x) > DENSE, **own)
   ax.set(xlim=(low, high), ylim=(low, high), aspect='equal')
   ax.annotate(
-    'line: predicted = measured',
-    (0.98, 0.03),
-    xycoords='axes fraction',
-    ha='right',
-    color=colours.muted,
-    fontsize=SMALL,
-  )
-  error = measured - predicted
-  share = 100 * np.mean(np.abs(error) / measured)
-  ax.annotate(
-    f'{len(error)} networks\nmean error {share:#.2g}%\n'
-    f'RMSE {np.sqrt(np.mean(error**2)):#.2g} ms',
+    _agreement_words(judgement, unit),
     (0.03, 0.97),
     xycoords='axes fraction',
     va='top',
     color=colours.ink,
     fontsize=TEXT,
     linespacing=1.4,
+    bbox={'facecolor': colours.surface, 'lw': 0, 'pad': 1},
   )
-  title(ax, 'Measured (ms)', colours)
-  ax.set_xlabel('predicted (ms)', color=colours.muted)
+  title(ax, f'Measured ({unit.name})', colours)
+  ax.set_xlabel(f'predicted ({unit.name})', color=colours.muted)
   return figure
 
 
-def _plot_points(ax, label, points, marker, colour, size, colours) -> None:
-  ordered = sorted(points)
-  ax.plot(
-    [p.ms for p in ordered],
-    [100 * p.top1 for p in ordered],
-    marker,
-    color=colour,
-    ms=size,
-    mec=colours.surface,
-    mew=0.8,
-    lw=1.4,
-    label=label,
-    zorder=3,
-  )
-
-
-def _name_points(ax, label, points, colour, size, colours) -> None:
-  """Writes the name above the best point."""
-  top = max(points, key=lambda p: p.top1)
+def _band(ax, low, high, judgement, colours):
+  """Where a prediction is off by no more than the band's percents."""
+  off = min(judgement.band_pct / 100, 0.95)
+  x = np.array([low, high])
+  ax.fill_between(x, x / (1 + off), x / (1 - off), color=colours.shade, lw=0)
+  words = 'line: predicted = measured'
+  if judgement.networks > 1:
+    words += f'\nband: ± {judgement.band_pct:#.2g}%'
   ax.annotate(
-    label,
-    (top.ms, 100 * top.top1),
-    xytext=(0, size / 2 + 3),
-    textcoords='offset points',
-    ha='center',
-    color=colour,
+    words,
+    (0.98, 0.03),
+    xycoords='axes fraction',
+    ha='right',
+    color=colours.muted,
     fontsize=SMALL,
-    bbox={'facecolor': colours.surface, 'lw': 0, 'pad': 0.5, 'alpha': 0.8},
+    bbox={'facecolor': colours.surface, 'lw': 0, 'pad': 1},
   )
 
 
-def accuracy_latency(
-  found: Sequence[Point] = (),
-  random: Sequence[Point] = (),
-  front: Sequence[Point] = (),
-  families: Mapping[str, Sequence[Point]] | None = None,
-  target_ms: float | None = None,
-  heading: str = 'Top-1 accuracy (%)',
-  latency: str = 'predicted latency (ms)',
-  colours: Palette = LIGHT,
-) -> Figure:
-  """Top-1 accuracy against latency (Fig. 8).
-
-  Only accuracies measured alike belong in one picture.
-
-  Args:
-    found: the network the search found; several widths of it make a line.
-    random: random networks at the same latency.
-    front: Pareto front of an evolution.
-    families: name -> a known network at one or more widths.
-    target_ms: the target.
-    heading: which accuracy it is.
-    latency: which latency it is.
-    colours: theme.
-  """
-  figure = new_figure(colours, 3.7)
-  ax = figure.subplots()
-  style(ax, colours)
-  if target_ms is not None:
-    ax.axvline(target_ms, color=colours.orange, lw=1.2, ls='--')
-  # Families lie too close together for names beside them.
-  groups = [
-    (name, points, f'{marker}-', 'purple', 6)
-    for (name, points), marker in zip(
-      (families or {}).items(), itertools.cycle('s^ovPXDh<')
-    )
-  ]
-  groups += [
-    ('Pareto front', front, 'D-', 'green', 5),
-    ('random', random, 'o', 'muted', 6),
-    ('found', found, '*-', 'blue', 15),
-  ]
-  for label, points, marker, name, size in groups:
-    if points:
-      colour = getattr(colours, name)
-      _plot_points(ax, label, points, marker, colour, size, colours)
-      if not families:
-        _name_points(ax, label, points, colour, size, colours)
-  ax.margins(x=0.16, y=0.2)
-  if families:
-    ax.legend(frameon=False, fontsize=SMALL, labelcolor=colours.ink)
-  if target_ms is not None:
-    ax.annotate(
-      f'target {number(target_ms)}',
-      (target_ms, 0),
-      xycoords=('data', 'axes fraction'),
-      xytext=(4, 5),
-      textcoords='offset points',
-      color=colours.orange,
-      fontsize=SMALL,
-    )
-  title(ax, heading, colours)
-  ax.set_xlabel(latency, color=colours.muted)
-  return figure
+def _agreement_words(judgement: Agreement, unit: Unit) -> str:
+  """A line for each number."""
+  if judgement.networks == 1:
+    return f'1 network\nerror {judgement.mean_pct:#.2g}%'
+  words = (
+    f'{judgement.networks} networks\nmean error {judgement.mean_pct:#.2g}%\n'
+    f'RMSE {unit.per_ms * judgement.rmse_ms:#.2g} {unit.name}'
+  )
+  if judgement.rank is not None:
+    words += f'\nrank correlation {judgement.rank:.3f}'
+  return words

@@ -12,8 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import text_to_path
+from matplotlib.ticker import MaxNLocator
 
 from spnas_jax.report.plot_style import (
   LIGHT,
@@ -21,7 +20,12 @@ from spnas_jax.report.plot_style import (
   TEXT,
   WIDTH,
   Palette,
+  inches,
+  new_figure,
   place,
+  shortened,
+  style,
+  title,
 )
 
 # Inches: around a picture, between two lines of text, the longest name of a
@@ -46,30 +50,6 @@ class Mistake(NamedTuple):
   confidence: float
 
 
-def shortened(text: str, width: float) -> str:
-  """A text that is at most `width` inches wide, with … in its middle.
-
-  Names of classes often differ at their end only.
-  """
-  if _inches(text) <= width:
-    return text
-  # The narrowest letters are wider than a fortieth of an inch.
-  for kept in range(min(len(text) - 1, round(40 * width)), 1, -1):
-    short = f'{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}'
-    if _inches(short) <= width:
-      return short
-  return '…'
-
-
-def _inches(text: str) -> float:
-  """Width of a small text."""
-  font = FontProperties(size=SMALL)
-  width, _, _ = text_to_path.get_text_width_height_descent(
-    text, font, ismath=False
-  )
-  return width / 72
-
-
 def confusion(
   counts: np.ndarray, names: Sequence[str], colours: Palette = LIGHT
 ) -> Figure:
@@ -87,7 +67,7 @@ def confusion(
   """
   n = len(counts)
   short = [shortened(name, _NAME) for name in names]
-  longest = max(map(_inches, short))
+  longest = max(map(inches, short))
   left = _MARGIN + longest + 0.08
   cell = float(np.clip((WIDTH - left - _MARGIN) / n, _CELL, 1.0))
   tall = min(cell, 0.32 if cell > _CELL else 0.25)
@@ -99,9 +79,9 @@ def confusion(
   )
   ax = place(figure, left, top, n * cell, n * tall)
   ax.set_axis_off()
-  exact = _inches(f'{counts.max()}') < cell - 0.03
+  exact = inches(f'{counts.max()}') < cell - 0.03
   _cells(ax, counts, exact, colours)
-  style: dict[str, Any] = {
+  letters: dict[str, Any] = {
     'color': colours.ink,
     'fontsize': SMALL,
     'parse_math': False,
@@ -109,8 +89,8 @@ def confusion(
   x, y = -0.5 - 0.06 / cell, -0.5 - 0.05 / tall
   turned = 90 if upright else 0
   for i, name in enumerate(short):
-    ax.text(x, i, name, ha='right', va='center_baseline', **style)
-    ax.text(i, y, name, ha='center', va='bottom', rotation=turned, **style)
+    ax.text(x, i, name, ha='right', va='center_baseline', **letters)
+    ax.text(i, y, name, ha='center', va='bottom', rotation=turned, **letters)
   unit = 'images' if exact else '% of the row'
   figure.text(
     _MARGIN / figure.get_figwidth(),
@@ -123,11 +103,34 @@ def confusion(
   return figure
 
 
+def confusion_map(counts: np.ndarray, colours: Palette = LIGHT) -> Figure:
+  """The same without names and numbers, for more classes than have room."""
+  figure = new_figure(colours, WIDTH)
+  ax = figure.subplots()
+  style(ax, colours)
+  ax.imshow(_fills(counts, colours), interpolation='nearest')
+  ax.grid(False)
+  for axis in (ax.xaxis, ax.yaxis):
+    axis.set_major_locator(MaxNLocator(5, integer=True))
+  title(ax, 'True class, by its number', colours)
+  ax.set_xlabel('answer', color=colours.muted)
+  return figure
+
+
+def _fills(counts: np.ndarray, colours: Palette) -> np.ndarray:
+  """RGBA [classes, classes, 4]: right blue, wrong orange, by share of the row.
+
+  Wrong ones, which are rare, are made stronger than their share.
+  """
+  share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+  diagonal = np.eye(len(counts), dtype=bool)
+  return colours.diverging((np.where(diagonal, -share, share**0.4) + 1) / 2)
+
+
 def _cells(ax: Axes, counts: np.ndarray, exact: bool, colours: Palette) -> None:
   """Colours and numbers; `exact` ones are counts, the others percentages."""
   share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-  diagonal = np.eye(len(counts), dtype=bool)
-  fills = colours.diverging((np.where(diagonal, -share, share**0.4) + 1) / 2)
+  fills = _fills(counts, colours)
   ax.imshow(fills, aspect='auto', interpolation='nearest')
   for i, j in np.argwhere(counts):
     ax.text(

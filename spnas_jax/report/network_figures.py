@@ -18,6 +18,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from spnas_jax.report.plot_style import (
+  DENSE,
   LIGHT,
   SMALL,
   WIDTH,
@@ -30,6 +31,7 @@ from spnas_jax.report.plot_style import (
   style_bar,
   title,
 )
+from spnas_jax.report.units import Unit, unit_of
 
 # Inches: height of a row of `network` and `layer_times`, and where its columns
 # are.
@@ -125,12 +127,13 @@ def network(rows: Sequence[NetworkRow], colours: Palette = LIGHT) -> Figure:
     kwargs = {'fontsize': SMALL, 'va': 'center', 'color': colour, **kwargs}
     ax.text(x, y, text, **kwargs)
 
-  total = sum(row.ms or 0.0 for row in rows)
+  unit = unit_of(row.ms for row in rows)
+  total = unit.per_ms * sum(row.ms or 0.0 for row in rows)
   places = decimals(total)
   for x, text, side in (
     (_NAME_LEFT, 'operation', 'left'),
     (_SHAPE_LEFT, 'output', 'left'),
-    (right, 'ms' if total else '', 'right'),
+    (right, unit.name if total else '', 'right'),
   ):
     write(x, 0.5 * _ROW, text, colours.muted, ha=side)
   middle = [(i + 1.5) * _ROW for i in range(len(rows))]
@@ -164,7 +167,7 @@ def network(rows: Sequence[NetworkRow], colours: Palette = LIGHT) -> Figure:
       write(0.28, y, str(row.layer), colours.muted, ha='right')
     write(_SHAPE_LEFT, y, row.shape, colours.muted)
     if row.ms is not None:
-      write(right, y, f'{row.ms:.{places}f}', ha='right')
+      write(right, y, f'{unit.per_ms * row.ms:.{places}f}', ha='right')
   return figure
 
 
@@ -173,6 +176,9 @@ def layer_times(parts: Sequence[PartTime], colours: Palette = LIGHT) -> Figure:
   figure = new_figure(colours, _ROW * len(parts) + 0.75)
   ax = figure.subplots()
   style(ax, colours)
+  # That of `network`, which stands beside it.
+  unit = unit_of(part.ms for part in parts)
+  parts = [_in_unit(part, unit) for part in parts]
   total = sum(part.ms for part in parts)
   places = decimals(total)
   for y, part in enumerate(parts):
@@ -210,9 +216,22 @@ def layer_times(parts: Sequence[PartTime], colours: Palette = LIGHT) -> Figure:
   ax.grid(False)
   ends = [max(p.ms, p.slowest_ms or 0, p.measured_ms or 0) for p in parts]
   ax.set_xlim(0, 1.25 * max([*ends, 1e-9]))
-  title(ax, 'Predicted time (ms)', colours)
-  ax.set_xlabel(f'total {number(total)} ms', color=colours.muted)
+  title(ax, f'Predicted time ({unit.name})', colours)
+  ax.set_xlabel(f'total {number(total)} {unit.name}', color=colours.muted)
   return figure
+
+
+def _in_unit(part: PartTime, unit: Unit) -> PartTime:
+  """With all its times in a unit."""
+
+  def of(ms: float | None) -> float | None:
+    return None if ms is None else unit.per_ms * ms
+
+  return part._replace(
+    ms=unit.per_ms * part.ms,
+    slowest_ms=of(part.slowest_ms),
+    measured_ms=of(part.measured_ms),
+  )
 
 
 def superkernels(
@@ -328,13 +347,14 @@ def gate_history(
       cmap=colours.diverging,
       vmin=-limit,
       vmax=limit,
+      rasterized=logits.size > DENSE,
     )
     ax.set_ylim(len(own), 0)
     shown = range(0, len(own), -(-len(own) // 10))
     ax.set_yticks(
       [i + 0.5 for i in shown], [f'layer {rows[own[i]].layer}' for i in shown]
     )
-    ax.tick_params(axis='x', labelbottom=top > sum(heights) + _GAP)
+    ax.tick_params(axis='x', labelbottom=group == [*groups][-1])
     ax.grid(False)
     if warmup_steps:
       ax.axvline(warmup_steps, color=colours.ink, lw=0.8, ls=':')

@@ -8,15 +8,15 @@ from collections.abc import Callable
 from spnas_jax.report.findings import Findings
 from spnas_jax.report.page import Table
 from spnas_jax.report.plot_style import number
+from spnas_jax.report.units import unit_of
 
 # --- formats ------------------------------------------------------------------
 
 
 def ms(value: float) -> str:
   """Milliseconds in the unit that one says: µs below a tenth of one."""
-  if 0 < value < 0.1:
-    return f'{number(1000 * value)} µs'
-  return f'{number(value)} ms'
+  unit = unit_of([value])
+  return f'{number(unit.per_ms * value)} {unit.name}'
 
 
 def percent(value: float) -> str:
@@ -51,10 +51,15 @@ def duration(seconds: float) -> str:
   return f'{hours} h {minutes:02d} min' if hours else f'{minutes} min {left} s'
 
 
+def equal(value: float, reference: float) -> bool:
+  """Whether their difference would print as 0.0%."""
+  return abs(value / reference - 1) < 5e-4
+
+
 def relative(value: float, reference: float) -> str:
   """'2.1% below'; 'equal to' where the difference would print as 0.0%."""
   off = 100 * (value / reference - 1)
-  if abs(off) < 0.05:
+  if equal(value, reference):
     return 'equal to'
   return f'{abs(off):.1f}% {"above" if off > 0 else "below"}'
 
@@ -132,7 +137,13 @@ _NUMBERS: tuple[tuple[str, str, str, Format, str], ...] = (
     count,
     'Passes over the training images; the paper needed 8 on ImageNet.',
   ),
-  ('search', 'seconds', 'Search time', duration, 'Wall-clock time.'),
+  (
+    'search',
+    'seconds',
+    'Search time',
+    duration,
+    'Wall-clock time; of an interrupted search, its last part.',
+  ),
   ('train', 'steps', 'Training steps', count, 'Of the final training.'),
   (
     'evaluate',
@@ -220,7 +231,7 @@ def numbers(found: Findings) -> Table:
       text = spell(value)
       spread = result.get(key.replace('median_ms', 'spread_ms'))
       if 'median_ms' in key and isinstance(spread, (int, float)):
-        meaning += f' Interquartile range of the rounds {spread:.2g} ms.'
+        meaning += f' Interquartile range of the rounds {ms(spread)}.'
       rows.append((label, text, meaning))
   for precision, length in found.model_bytes.items():
     rows.append((f'Size, {precision}', size(length), 'Of the .tflite file.'))

@@ -11,15 +11,21 @@ import io
 import math
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 
 # Inches. On the narrowest phones (330 CSS px) a picture shrinks to 0.78.
 WIDTH = 4.4
 # Pixels of a PNG file in an inch.
 DPI = 190
+# Points or cells beyond which an SVG file holds their pixels: a shape takes 200
+# bytes, so more of them are larger than pixels, and slow to draw.
+DENSE = 500
 # Points; 8 or more after that.
 TEXT, SMALL = 11.0, 10.4
 
@@ -76,7 +82,7 @@ LIGHT = Palette(
   blue='#0072b2',
   orange='#c75300',
   green='#00795a',
-  purple='#9a4f85',
+  purple='#8526cc',
   shade='#f1f3f5',
 )
 DARK = Palette(
@@ -87,7 +93,7 @@ DARK = Palette(
   blue='#5ab4ec',
   orange='#f2994a',
   green='#3fc39b',
-  purple='#d995c4',
+  purple='#b46aef',
   shade='#22282f',
 )
 
@@ -109,6 +115,22 @@ def png(figure: Figure, dpi: int = DPI) -> bytes:
   """The picture as PNG bytes, without a date or version in them."""
   buffer = io.BytesIO()
   figure.savefig(buffer, format='png', dpi=dpi, metadata={'Software': None})
+  return buffer.getvalue()
+
+
+def svg(figure: Figure, dpi: int = DPI) -> bytes:
+  """The picture as SVG, the same bytes for the same data.
+
+  Letters are outlines: they look right where the font is not installed.
+
+  Args:
+    figure: the picture.
+    dpi: pixels an inch of what is `rasterized` in it.
+  """
+  buffer = io.BytesIO()
+  with rc_context({'svg.fonttype': 'path', 'svg.hashsalt': 'spnas_jax'}):
+    nothing = dict.fromkeys(('Date', 'Creator'))
+    figure.savefig(buffer, format='svg', dpi=dpi, metadata=nothing)
   return buffer.getvalue()
 
 
@@ -166,3 +188,27 @@ def style_bar(bar, colours: Palette, label: str) -> None:
 def title(ax: Axes, text: str, colours: Palette) -> None:
   """Says what the vertical axis shows, where it can be read upright."""
   ax.set_title(text, loc='left', color=colours.ink, fontsize=TEXT)
+
+
+def shortened(text: str, width: float) -> str:
+  """A text that is at most `width` inches wide, with … in its middle.
+
+  Names of classes often differ at their end only.
+  """
+  if inches(text) <= width:
+    return text
+  # The narrowest letters are wider than a fortieth of an inch.
+  for kept in range(min(len(text) - 1, round(40 * width)), 1, -1):
+    short = f'{text[: (kept + 1) // 2]}…{text[len(text) - kept // 2 :]}'
+    if inches(short) <= width:
+      return short
+  return '…'
+
+
+def inches(text: str) -> float:
+  """Width of a small text."""
+  font = FontProperties(size=SMALL)
+  width, _, _ = text_to_path.get_text_width_height_descent(
+    text, font, ismath=False
+  )
+  return width / 72

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from spnas_jax.report.figures import Point
+from spnas_jax.report.accuracy_figures import Point
 from spnas_jax.report.findings import Findings
 
 

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from matplotlib.figure import Figure
+from ml_collections import ConfigDict
 
 from spnas_jax.report import (
+  accuracy_figures,
   decision_figures,
   figures,
   mistake_figures,
   mistakes,
   network_figures,
+  predictions,
+  settings,
 )
 from spnas_jax.report import findings as report_data
+from spnas_jax.report.cost import search_cost
 from spnas_jax.report.findings import Findings
 from spnas_jax.report.numbers import numbers
-from spnas_jax.report.page import Picture, Section
-from spnas_jax.report.plot_style import DARK, LIGHT, Palette, kernel_colour, png
+from spnas_jax.report.page import Picture, Section, drawn
+from spnas_jax.report.plot_style import Palette, kernel_colour
 from spnas_jax.report.points import (
   compared_points,
   scored_points,
@@ -34,7 +39,7 @@ from spnas_jax.report.tables import (
 from spnas_jax.report.verdicts import gates_decided
 
 
-def sections(found: Findings) -> Iterator[Section]:
+def sections(found: Findings, config: ConfigDict) -> Iterator[Section]:
   """The page's sections, those that the workdir has something for."""
   for make in (
     _network,
@@ -47,6 +52,7 @@ def sections(found: Findings) -> Iterator[Section]:
     _comparisons,
     _zoo,
     _provenance,
+    lambda found: _settings(found, config),
   ):
     section = make(found)
     if section.pictures or section.tables:
@@ -56,9 +62,9 @@ def sections(found: Findings) -> Iterator[Section]:
 def _draw(
   found: Findings, name: str, caption: str, make: Callable[[Palette], Figure]
 ) -> list[Picture]:
-  """A picture in both themes; none, and a problem, where it cannot be drawn."""
+  """A picture; none, and a problem, where it cannot be drawn."""
   try:
-    return [Picture(name, png(make(LIGHT)), png(make(DARK)), caption)]
+    return [drawn(name, caption, make)]
   except Exception as e:  # Odd data, or Matplotlib itself.
     why = ' '.join(str(e).split()) or type(e).__name__
     found.problems.append(f'The picture {name} is left out: {why}')
@@ -138,6 +144,7 @@ def _search(found: Findings) -> Section:
     'One network is trained that contains all candidates; its weights and the '
     'decisions between candidates are learned together.',
     pictures,
+    search_cost(found),
   )
 
 
@@ -189,23 +196,21 @@ def _decisions(found: Findings) -> Section:
 
 
 def _latency(found: Findings) -> Section:
-  rows = found.stage('validate_table').get('networks', ())
-  pairs = [
-    (row['predicted_ms'], row['measured_ms'])
-    for row in rows
-    if 'predicted_ms' in row and 'measured_ms' in row
-  ]
+  unseen, fitted = predictions.unseen(found), predictions.calibrating(found)
+  own = predictions.own(found)
   pictures = []
-  if pairs:
-    predicted, measured = zip(*pairs, strict=True)
+  # One network alone says little of a table: the verdict on it is enough.
+  if len(unseen) + len(fitted) + (own is not None) > 1:
+    predicted, measured = zip(*unseen, strict=True) if unseen else ((), ())
     pictures += _draw(
       found,
       'predicted_measured',
-      'Random networks that the latency table has not seen: the closer to '
-      'the line, the better the table predicts.',
-      lambda colours: figures.predicted_measured(predicted, measured, colours),
+      predictions.words(found),
+      lambda colours: figures.predicted_measured(
+        predicted, measured, colours, fitted, own
+      ),
     )
-  heading = 'Can the latency table be trusted?' if pairs else 'Latency table'
+  heading = 'Can the latency table be trusted?' if pictures else 'Latency table'
   return Section(heading, '', pictures, latency_table(found))
 
 
@@ -229,7 +234,7 @@ def _accuracy(found: Findings) -> Section:
       'The found network against random ones of about the same latency, all '
       'trained from scratch with one recipe'
       + (' (means over seeds).' if own else '.'),
-      lambda colours: figures.accuracy_latency(
+      lambda colours: accuracy_figures.accuracy_latency(
         own, random, target_ms=target, colours=colours
       ),
     )
@@ -242,7 +247,7 @@ def _accuracy(found: Findings) -> Section:
       'evolution',
       'Best networks of an evolution at each latency, scored with the '
       "supernet's shared weights, not trained on their own.",
-      lambda colours: figures.accuracy_latency(
+      lambda colours: accuracy_figures.accuracy_latency(
         [supernet_point(best)] if best else [],
         front=front,
         target_ms=target,
@@ -265,7 +270,7 @@ def _accuracy(found: Findings) -> Section:
         if scored
         else '.'
       ),
-      lambda colours: figures.accuracy_latency(
+      lambda colours: accuracy_figures.accuracy_latency(
         own,
         scored,
         families={'curve': [supernet_point(row) for row in curve]},
@@ -281,11 +286,11 @@ def _accuracy(found: Findings) -> Section:
       'compare_zoo',
       'Known networks and the found one, trained from scratch with one '
       'recipe. A line joins widths of one network.',
-      lambda colours: figures.accuracy_latency(
+      lambda colours: accuracy_figures.accuracy_latency(
         own,
         families=families,
         target_ms=target,
-        latency=f'{kind} latency (ms)',
+        latency=f'{kind} latency',
         colours=colours,
       ),
     )
@@ -296,7 +301,17 @@ def _accuracy(found: Findings) -> Section:
 
 def _mistakes(found: Findings) -> Section:
   counts, pictures = mistakes.matrix(found), list[Picture]()
-  if counts is not None and len(counts) <= mistakes.DRAWN:
+  if counts is not None and len(counts) > mistakes.DRAWN:
+    pictures += _draw(
+      found,
+      'confusion',
+      'What each class is taken for, in the order of the classes. Blue is '
+      'right, orange wrong: the stronger, the larger the share of the class. '
+      'Mistakes near the diagonal are between neighbours in the list, an '
+      'upright stripe is a class that many are taken for.',
+      lambda colours: mistake_figures.confusion_map(counts, colours),
+    )
+  elif counts is not None:
     pictures += _draw(
       found,
       'confusion',
@@ -366,3 +381,13 @@ def _provenance(found: Findings) -> Section:
     'hashes, equal settings. results.json has the keys themselves.'
   )
   return Section('Where the numbers come from', text, (), provenance(found))
+
+
+def _settings(found: Findings, config: ConfigDict) -> Section:
+  if not found.results:
+    return Section('')
+  text = (
+    'What the stages recorded; for other keys, the configuration that drew '
+    'this page.'
+  )
+  return Section('Settings', text, (), settings.tables(found, config))

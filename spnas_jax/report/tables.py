@@ -16,6 +16,9 @@ from spnas_jax.report.numbers import (
   size,
 )
 from spnas_jax.report.page import Missing, Table
+from spnas_jax.report.plot_style import number
+from spnas_jax.report.predictions import calibrated
+from spnas_jax.report.units import MS, Unit, unit_of
 
 # Keys of a stage's object that say how the result was made.
 _ABOUT = ('config_hash', 'inputs', 'versions', 'platform', 'wall_seconds')
@@ -50,6 +53,10 @@ _WORDS = {
   'top5': 'top-5',
   'params': 'parameters',
   'macs': 'multiply-adds',
+  'ms': 'latency, ms',
+  'ms_kind': 'latency is',
+  'target_ms': 'target, ms',
+  'supernet_top1': 'top-1 in the supernet',
   'pixel1_ms': 'Pixel 1, ms',
   'predicted_ms': 'predicted, ms',
   'measured_ms': 'measured, ms',
@@ -162,6 +169,11 @@ def latency_table(found: Findings) -> list[Table]:
       ('made', table.date),
       ('calibration factor', f'{table.factor:.3f}'),
     ]
+    if fit := calibrated(found):
+      rows += [
+        ('networks it was fitted to', count(fit.networks)),
+        ('mean error on them', f'{fit.mean_pct:.2f}%'),
+      ]
   for key, label, form in (
     ('mean_abs_pct', 'mean error', '{:.2f}%'),
     (
@@ -225,7 +237,12 @@ def tables_of(value: Any, caption: str = '') -> list[Table]:
   tables: list[Table] = []
   scalars = {k: v for k, v in value.items() if _is_scalar(v)}
   if scalars:
-    lines = [(_word(k), _spell(k, v)) for k, v in scalars.items()]
+    lines = [
+      (_heading(k, unit_of([v])), _spell(k, v, unit_of([v])))
+      if _is_time(k, v)
+      else (_word(k), _spell(k, v))
+      for k, v in scalars.items()
+    ]
     tables.append(Table(('', 'value'), lines, caption=caption))
   named = {k: v for k, v in value.items() if isinstance(v, dict)}
   if named and all(any(map(_is_scalar, v.values())) for v in named.values()):
@@ -241,9 +258,16 @@ def _table(rows: Sequence[dict[str, Any]], caption: str) -> Table:
   known = dict.fromkeys(k for row in rows for k in row if _is_scalar(row[k]))
   keys = [k for k in known if k not in _LONG]
   keys.sort(key='status'.__eq__)  # The longest words, so last.
+  columns = []
+  for key in keys:
+    values = [row.get(key) for row in rows]
+    times = [v for v in values if _is_time(key, v)]
+    unit = unit_of(times)  # One for the whole column.
+    heading = _heading(key, unit) if times else _word(key)
+    columns.append((heading, [_spell(key, value, unit) for value in values]))
   return Table(
-    [_word(key) for key in keys],
-    [[_spell(key, row.get(key)) for key in keys] for row in rows],
+    [heading for heading, _ in columns],
+    [list(cells) for cells in zip(*(c for _, c in columns), strict=True)],
     caption=caption,
   )
 
@@ -252,12 +276,23 @@ def _is_scalar(value: Any) -> bool:
   return value is None or isinstance(value, (bool, int, float, str))
 
 
+def _is_time(key: str, value: Any) -> bool:
+  """Whether it is in ms, as the key's end says."""
+  known = isinstance(value, (int, float)) and not isinstance(value, bool)
+  return known and (key == 'ms' or key.endswith('_ms'))
+
+
+def _heading(key: str, unit: Unit) -> str:
+  """The words of a time's key, with the unit it is written in."""
+  return _word(key).removesuffix('ms') + unit.name
+
+
 def _word(key: str) -> str:
   return _WORDS.get(key, key.removeprefix('num_').replace('_', ' '))
 
 
-def _spell(key: str, value: Any) -> str:
-  """A value in the unit that its key names."""
+def _spell(key: str, value: Any, unit: Unit = MS) -> str:
+  """A value in the unit that its key names, a time in `unit`."""
   if value is None:
     return '–'
   if isinstance(value, str):
@@ -270,8 +305,8 @@ def _spell(key: str, value: Any) -> str:
     return fraction(value)
   if 'bytes' in key:
     return size(value)
+  if _is_time(key, value):
+    return number(unit.per_ms * value)
   if isinstance(value, int):
     return count(value)
-  if key == 'ms' or key.endswith('_ms'):
-    return f'{value:#.4g}'.rstrip('.')
   return plain(value)

@@ -14,14 +14,14 @@ from spnas_jax.core.errors import UserError
 from spnas_jax.core.remote import as_path, is_remote
 from spnas_jax.report.comparison import comparison
 from spnas_jax.report.findings import Findings, gather
-from spnas_jax.report.page import render
+from spnas_jax.report.page import Picture, render
 from spnas_jax.report.sections import sections
 from spnas_jax.report.tables import missing
 from spnas_jax.report.verdicts import tiles, verdicts
 
 
 def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
-  """Stage `report`; leaves `report/index.html` and its pictures as PNG files.
+  """Stage `report`; leaves `report/index.html`, its pictures as PNG and SVG.
 
   It is cheap and always redrawn. A part that the workdir does not have is
   left out, with a line that says which command makes it.
@@ -29,7 +29,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   start = time.monotonic()
   compared = _compare(config, workdir) if config.report.workdirs else {}
   found = gather(config, workdir)
-  parts = list(sections(found))
+  parts = list(sections(found, config))
   page = render(
     title(found),
     subtitle(found),
@@ -42,8 +42,7 @@ def run(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
   names = []
   for part in parts:
     for picture in part.pictures:
-      names.append(f'report/{picture.name}.png')
-      workdir.write(names[-1], picture.light)
+      names.append(_leave(workdir, picture))
   workdir.write('report/index.html', page)
   inputs = {
     stage: result['config_hash']
@@ -80,10 +79,18 @@ def _compare(config: ConfigDict, workdir: Workdir) -> dict[str, Any]:
     runs[str(path) if name in runs else name] = results
   page, pictures = comparison(runs)
   for picture in pictures:
-    workdir.write(f'report/{picture.name}.png', picture.light)
+    _leave(workdir, picture)
   workdir.write('report/comparison.html', page)
   say(f'report: {workdir / "report/comparison.html"}, {len(runs)} runs')
   return {'comparison': 'report/comparison.html'}
+
+
+def _leave(workdir: Workdir, picture: Picture) -> str:
+  """Writes a picture as PNG and SVG, and returns the name of the PNG."""
+  workdir.write(f'report/{picture.name}.svg', picture.vector)
+  name = f'report/{picture.name}.png'
+  workdir.write(name, picture.light)
+  return name
 
 
 def title(found: Findings) -> str:

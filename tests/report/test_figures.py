@@ -9,8 +9,9 @@ import tiny_run
 from PIL import Image
 
 from spnas_jax.config.workdir import Workdir
-from spnas_jax.report import figures, network_figures
-from spnas_jax.report.figures import Curve, Point
+from spnas_jax.report import accuracy_figures, figures, network_figures
+from spnas_jax.report.accuracy_figures import Point
+from spnas_jax.report.figures import Curve
 from spnas_jax.report.network_figures import (
   GateRow,
   NetworkRow,
@@ -59,7 +60,7 @@ DRAWN = {
     [1, 2], [1, 2.1], c
   ),
   'one pair': lambda c: figures.predicted_measured([1.0], [1.0], c),
-  'accuracy, latency': lambda c: figures.accuracy_latency(
+  'accuracy, latency': lambda c: accuracy_figures.accuracy_latency(
     found=[Point(10, 0.9)],
     random=[Point(9, 0.8), Point(11, 0.85)],
     front=[Point(12, 0.95), Point(8, 0.7)],
@@ -67,7 +68,9 @@ DRAWN = {
     target_ms=10.5,
     colours=c,
   ),
-  'one network': lambda c: figures.accuracy_latency([Point(1, 0.5)], colours=c),
+  'one network': lambda c: accuracy_figures.accuracy_latency(
+    [Point(1, 0.5)], colours=c
+  ),
   'network': lambda c: network_figures.network(ROWS, c),
   'network without times': lambda c: network_figures.network(
     [row._replace(ms=None) for row in ROWS], c

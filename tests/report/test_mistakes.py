@@ -8,9 +8,9 @@ from matplotlib.colors import to_hex
 
 from spnas_jax.report import mistake_figures, mistakes
 from spnas_jax.report.findings import Findings
-from spnas_jax.report.mistake_figures import Mistake, shortened
+from spnas_jax.report.mistake_figures import Mistake
 from spnas_jax.report.page import Picture, Section, render
-from spnas_jax.report.plot_style import DARK, LIGHT, WIDTH, png
+from spnas_jax.report.plot_style import DARK, LIGHT, WIDTH, png, shortened
 from spnas_jax.report.tables import accuracy_table
 from spnas_jax.report.verdicts import tiles
 

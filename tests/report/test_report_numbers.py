@@ -60,7 +60,7 @@ def test_a_miss_that_noise_explains_is_no_failure(measured, kind, words):
       'profile': {**profile, 'predicted_ms': measured},
     }
   )
-  (found,) = [line for line in lines if 'Measured, it is' in line[1]]
+  (found,) = [line for line in lines if 'The measured time is' in line[1]]
   assert found[0] == kind and words in found[1]
 
 
@@ -77,7 +77,7 @@ def test_verdict_on_a_network_that_was_not_searched():
     }
   )
   assert 'not the one the search found' in lines[1][1]
-  assert not any('Measured, it is' in text for _, text in lines)
+  assert not any('The measured time is' in text for _, text in lines)
 
 
 def test_verdicts_on_projection_and_chance():
@@ -163,7 +163,7 @@ def test_tables_of_what_stages_leave():
   assert list(table.header) == ['name', 'top-1', 'multiply-adds']
   assert list(table.rows) == [['a', '50.00%', '–'], ['b', '–', '7']]
   (table,) = tables_of([{'status': 'done', 'architecture': 'x', 'ms': 1.5}])
-  assert list(table.header) == ['ms', 'status']
+  assert list(table.header) == ['latency, ms', 'status']
   assert list(table.rows) == [['1.500', 'done']]
   (table,) = tables_of({'fits': True, 'kendall_tau_top1': 0.4})
   assert [row[1] for row in table.rows] == ['yes', '0.40']

@@ -17,7 +17,7 @@ from spnas_jax.latency.table import LatencyTable
 from spnas_jax.networks import zoo
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.report import findings as report_data
-from spnas_jax.report import sections
+from spnas_jax.report import page as report_page
 from spnas_jax.report.findings import Findings
 from spnas_jax.report.page import Section, Table, render
 from spnas_jax.report.points import compared_points, trained_points
@@ -38,10 +38,9 @@ def full(config, tmp_path):
 def quick(monkeypatch):
   """Pictures are made but not rendered."""
   monkeypatch.setattr(
-    sections,
-    'png',
-    lambda figure: bytes(16) + struct.pack('>II', 10, 10),
+    report_page, 'png', lambda figure: bytes(16) + struct.pack('>II', 10, 10)
   )
+  monkeypatch.setattr(report_page, 'svg', lambda figure: b'<svg/>')
 
 
 def page_of(workdir):
@@ -127,6 +126,7 @@ def test_full_report(config, full):
     'Comparisons',
     'Known networks',
     'Where the numbers come from',
+    'Settings',
   ]
   for name, image in zip(result['figures'], checker.images, strict=True):
     content = (full / name).read_bytes()
