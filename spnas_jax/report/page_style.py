@@ -110,7 +110,9 @@ summary { cursor: pointer; padding: .3rem 0; }
   .cards td {
     display: grid; grid-template-columns: 8rem minmax(0, 1fr); gap: .5rem;
   }
-  .cards td::before { content: attr(data-of); color: var(--muted); }
+  .cards td::before {
+    content: attr(data-of); color: var(--muted); white-space: normal;
+  }
 }
 @page { margin: 13mm; }
 @media print {

@@ -43,6 +43,11 @@ PROBE = """(() => {
   for (const e of document.querySelectorAll('td, th'))
     if (e.scrollWidth > e.clientWidth + 1 && e.checkVisibility())
       said.push('cell too narrow: ' + name(e));
+  for (const e of document.querySelectorAll('.cards td')) {
+    const label = getComputedStyle(e, '::before');
+    if (label.content != 'none' && label.whiteSpace != 'normal')
+      said.push('label over its value: ' + name(e));
+  }
   return said;
 })()"""
 # Brightness of the page and of its first picture, 0 to 255.

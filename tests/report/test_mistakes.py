@@ -120,6 +120,19 @@ def test_numbers_that_do_not_fit_are_percentages():
   assert 'True class (row), answer (column), % of the row' in texts(figure)
 
 
+def test_a_hundred_classes_are_a_map():
+  """Of the same colours: right bluer, wrong redder, never is the surface."""
+  counts = mistakes.matrix(many(100))
+  figure = mistake_figures.confusion_map(counts)
+  assert figure.get_figwidth() == WIDTH and not numbers_in(figure)
+  colour = figure.axes[0].images[0].get_array()
+  assert colour.shape == (100, 100, 4)
+  assert (
+    colour[9, 9, 2] > colour[9, 9, 0] and colour[9, 10, 0] > colour[9, 9, 0]
+  )
+  assert to_hex(colour[9, 50]) == to_hex(LIGHT.diverging(0.5))
+
+
 def test_names_are_shortened_in_the_middle():
   assert shortened('cat', 1.0) == 'cat'
   one, other = (shortened(f'golden_retriever_{i}', 1.0) for i in (1, 2))
@@ -159,6 +172,7 @@ def pictures(colours):
     counts = rng.integers(200, size=(n, n))
     names = [name.format(i) for i in range(n)]
     yield mistake_figures.confusion(counts, names, colours)
+  yield mistake_figures.confusion_map(np.eye(100, dtype=int), colours)
   yield mistake_figures.mistakes(worst(12), colours)
   yield mistake_figures.mistakes(worst(1, 64, 3), colours)
 
