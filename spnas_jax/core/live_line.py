@@ -22,7 +22,7 @@ import jax
 GREEN, ORANGE = '32', '38;5;208'
 # Seconds between two paintings, and between those of a line that only counts
 # the seconds.
-_PAINT_SECONDS = 0.2
+_PAINT_SECONDS = 0.5
 _TICK_SECONDS = 1.0
 _BAR = 10
 _PLAIN = str.maketrans({'━': '#', '─': '-', 'λ': 'l'})

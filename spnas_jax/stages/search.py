@@ -150,7 +150,7 @@ def _write_outcome(
   result: dict[str, Any],
 ) -> None:
   """For TensorBoard's table of runs."""
-  keys = ('target_ms', 'predicted_ms', 'supernet_top1', 'final_cross_entropy')
+  keys = ('target_ms', 'predicted_ms', 'supernet_top1')
   write_outcome(
     'search',
     workdir,

@@ -21,8 +21,19 @@ from spnas_jax.training.schedules import Length
 Describe = Callable[[dict[str, float]], str]
 Draw = Callable[[Any, dict[str, np.ndarray]], Drawn]
 
-# Histograms and pictures are made at most so often in a run.
-DRAWN = 24
+# Histograms and pictures are made at most so often in a run; TensorBoard itself
+# keeps ten pictures of a kind. One time costs 70 ms of a core, the shortest
+# search that is worth looking at 70 s.
+DRAWN = 8
+# What the terminal's line says of a step's metrics.
+_SHOWN = (
+  'cross_entropy',
+  'accuracy',
+  'lambda',
+  'undropped_ms',
+  'runtime_ms',
+  'target_ms',
+)
 # Steps behind the first which a speed is taken of at least. In a search on two
 # cores the first step took eight times as long as those after it.
 _FEW = 8
@@ -147,11 +158,8 @@ class Log:
     self, step: int, metrics: dict[str, Any], rate: float, last: str
   ) -> list[Part]:
     total = self._length.total
-    m = {
-      key: float(value)
-      for key, value in jax.device_get(metrics).items()
-      if np.ndim(value) == 0
-    }
+    wanted = {key: metrics[key] for key in _SHOWN if key in metrics}
+    m = {key: float(value) for key, value in jax.device_get(wanted).items()}
     accuracy = f'acc {100 * m["accuracy"]:.0f}%' if 'accuracy' in m else ''
     lambda_ = f'λ {m["lambda"]:.3g}' if 'lambda' in m else ''
     epoch = f'epoch {step / self._length.steps_per_epoch:.1f}'

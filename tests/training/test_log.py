@@ -267,7 +267,7 @@ def test_the_speed_follows_within_two_logged_steps(hands):
 # --- event files --------------------------------------------------------------
 
 
-def test_a_few_dozen_drawings_at_most(tmp_path):
+def test_a_few_drawings_in_a_run(tmp_path):
   """Of 200 logged steps; the last is among them."""
   drawn = []
 
@@ -278,7 +278,7 @@ def test_a_few_dozen_drawings_at_most(tmp_path):
 
   steps(tmp_path, total=200, draw=draw, log_every_steps=1)
   assert len(drawn) == log.DRAWN and drawn[-1] == 200
-  assert np.diff(drawn).max() <= 9
+  assert np.diff(drawn).max() <= 200 / log.DRAWN + 1
 
 
 def test_drawing_changes_no_number_and_compiles_nothing(tmp_path):
