@@ -76,8 +76,8 @@ def default_config() -> ConfigDict:
   # Evaluation resizes whole images; with 'inception' the central square of
   # 7/8 of the short side.
   config.augment = 'crop'
-  # Padding on each side before 'crop' and 'crop_flip', in output pixels, at most
-  # image_size.
+  # Padding on each side before 'crop' and 'crop_flip', in output pixels, at
+  # most image_size.
   config.crop_padding = 3
   # How images are resized: 'bilinear' or 'bicubic'.
   config.interpolation = 'bilinear'
