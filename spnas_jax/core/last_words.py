@@ -21,6 +21,8 @@ def main() -> None:
     if len(words) == 3:
       where = f'in {words[0]} after step {words[1]} of {words[2]}'
   if last != 'done':
+    if sys.stderr.isatty():  # Where the process may have left its live line.
+      sys.stderr.write('\r\x1b[K')
     print(
       f'error: process {sys.argv[1]} was ended from outside, {where}: by the '
       'end of process 0, for memory, or by a signal. The same command, started '

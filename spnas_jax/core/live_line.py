@@ -96,7 +96,7 @@ class LiveLine:
   another one's context does nothing either.
   """
 
-  _taken = False
+  _current: LiveLine | None = None
 
   def __init__(self) -> None:
     self._lock = threading.RLock()
@@ -109,8 +109,8 @@ class LiveLine:
     self.on = False
 
   def __enter__(self) -> LiveLine:
-    if is_live() and jax.process_index() == 0 and not LiveLine._taken:
-      LiveLine._taken = self.on = True
+    if is_live() and jax.process_index() == 0 and not LiveLine._current:
+      LiveLine._current, self.on = self, True
       for stream in (sys.stdout, sys.stderr):
         if stream.isatty():
           self._hook(stream)
@@ -122,7 +122,7 @@ class LiveLine:
         self.clear()
         for stream in self._hooked:
           del stream.write  # The class's own is behind it.
-        LiveLine._taken = self.on = False
+        LiveLine._current, self.on = None, False
 
   def due(self) -> bool:
     """Whether it is time to draw; asks for little, so ask often."""
@@ -225,6 +225,12 @@ class LiveLine:
     with contextlib.suppress(OSError):  # The terminal was closed.
       self._write(text)
       sys.stderr.flush()
+
+
+def end() -> None:
+  """Takes the line away for good, where no context comes to its own end."""
+  if line := LiveLine._current:
+    line.__exit__()
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ from typing import Any
 
 import jax
 
+from spnas_jax.core import live_line
+
 EXIT_CODE = 75
 # Seconds between two counts, and those after which a process counts as gone.
 BEAT_SECONDS = 2.0
@@ -152,6 +154,7 @@ class _Watch:
     if _where:
       stage, step, total = _where
       where = f'in {stage} after step {step:,} of {total:,}'
+    live_line.end()
     print(
       f'error: process {process} of {self._count} has ended ({reason}); this '
       f'one stops too, {where}. The same command, started again on all of '

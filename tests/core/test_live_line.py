@@ -77,6 +77,18 @@ def test_an_error_leaves_the_terminal_clean(monkeypatch, error):
   assert '\x1b[?' not in terminal.text
 
 
+def test_a_process_that_ends_itself_takes_the_line_away(monkeypatch):
+  """As `peers` does, from a thread; the context's own end changes nothing."""
+  with on_terminal(monkeypatch) as terminal:
+    with LiveLine() as line:
+      line.draw(*PARTS)
+      live_line.end()
+      print('error: process 1 has ended', file=sys.stderr)
+      line.draw(*PARTS)
+    live_line.end()
+  assert terminal.lines() == ['error: process 1 has ended', '']
+
+
 def test_a_line_that_is_left_stays(monkeypatch):
   with on_terminal(monkeypatch) as terminal:
     with LiveLine() as line:

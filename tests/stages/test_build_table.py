@@ -195,9 +195,9 @@ def test_interruption_loses_nothing(device, tmp_path, capsys):
 
 
 def test_progress_says_what_is_left(device, tmp_path, monkeypatch, capsys):
-  from spnas_jax.latency import measuring
+  from spnas_jax.core import progress
 
-  monkeypatch.setattr(measuring, '_SAY_SECONDS', -1.0)
+  monkeypatch.setattr(progress, '_SAY_SECONDS', -1.0)
   build_table.run(config(), Workdir(tmp_path))
   lines = capsys.readouterr().out.splitlines()
   assert 'build_table: 1 of 36 samples, about ' in ''.join(lines)
