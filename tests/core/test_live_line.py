@@ -38,10 +38,11 @@ def test_what_is_printed_meanwhile_stands_above_the_line(monkeypatch):
       sys.stderr.write(warnings.formatwarning('careful', UserWarning, 'a', 1))
       logger.warning('logged')
       line.draw(*PARTS)
-      kept = time.monotonic()
-      while (
-        not terminal.text.endswith('\x1b[K') and time.monotonic() < kept + 9
-      ):
+      # What was written arrives in its time.
+      end = time.monotonic() + 20
+      while terminal.lines()[-2:] != ['logged', LINE]:
+        if time.monotonic() > end:
+          break
         time.sleep(0.01)
       seen = terminal.lines()
     logger.removeHandler(handler)
