@@ -2,6 +2,7 @@
 # make test   lint, types, tests (README says how long)
 # make test-all also the slow ones
 # make install-check  the installed package, from an empty folder
+# make notebooks  executes the notebooks in place, outputs included
 # make bench  timings against others, into tests/benchmarks/benchmarks.md
 # 3.12 where it is there: JAX after 0.10 needs it.
 PYTHON ?= $(shell python3.12 -c 'print("python3.12")' 2>/dev/null || echo python3)
@@ -17,7 +18,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 export TMPDIR := $(CURDIR)/.cache/tmp
 $(shell mkdir -p $(TMPDIR))
 
-.PHONY: demo test test-all bench lint format install-check setup clean
+.PHONY: demo test test-all bench notebooks lint format install-check setup clean
 
 setup: $(VENV)/.run
 
@@ -70,6 +71,9 @@ test-all: lint
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m tests.benchmarks.run_all
+
+notebooks: $(VENV)/.dev
+	$(BIN)/python -m tests.execute_notebooks
 
 clean:
 	rm -rf $(VENV) .cache runs data
