@@ -21,6 +21,7 @@ from tests.execute_notebooks import PATHS, address, execute, stamp
 # Pictures that each shows at least.
 PICTURES = {
   'quickstart': 5,
+  'superkernels': 6,
 }
 # Appended to the settings, so that a notebook takes a minute. A folder of its
 # own: what `make notebooks` left is finished.
@@ -42,6 +43,10 @@ config.space.update(channels=(8, 16), layers=(1, 2), strides=(2, 2))
 config.build_table.update(rounds=2, calibration_networks=2)
 config.profile.rounds = 2
 config.export.calibration_images = 16
+""",
+  'superkernels': """
+config.space.update(channels=(16, 24, 32), layers=(2, 1, 1), strides=(2, 2, 1))
+networks = 2
 """,
 }
 MACHINE = re.compile(r'/(tmp|work|home|root|usr|opt|mnt)\b|site-packages')
