@@ -21,6 +21,7 @@ from tests.execute_notebooks import PATHS, address, execute, stamp
 # Pictures that each shows at least.
 PICTURES = {
   'quickstart': 5,
+  'search_dynamics': 6,
   'superkernels': 6,
 }
 # Appended to the settings, so that a notebook takes a minute. A folder of its
@@ -47,6 +48,12 @@ config.export.calibration_images = 16
   'superkernels': """
 config.space.update(channels=(16, 24, 32), layers=(2, 1, 1), strides=(2, 2, 1))
 networks = 2
+""",
+  'search_dynamics': SHORT
+  + SEARCH_SHORT
+  + """
+config.space.layers = (2, 1, 1)
+config.search.worth.update(networks=14, images=64)
 """,
 }
 MACHINE = re.compile(r'/(tmp|work|home|root|usr|opt|mnt)\b|site-packages')
