@@ -23,6 +23,7 @@ PICTURES = {
   'quickstart': 5,
   'search_dynamics': 6,
   'superkernels': 6,
+  'tpu': 1,
 }
 # Appended to the settings, so that a notebook takes a minute. A folder of its
 # own: what `make notebooks` left is finished.
@@ -54,6 +55,10 @@ networks = 2
   + """
 config.space.layers = (2, 1, 1)
 config.search.worth.update(networks=14, images=64)
+""",
+  'tpu': SHORT
+  + """
+topologies = ()
 """,
 }
 MACHINE = re.compile(r'/(tmp|work|home|root|usr|opt|mnt)\b|site-packages')
