@@ -2,6 +2,7 @@
 # make test   lint, types, tests (README says how long)
 # make test-all also the slow ones
 # make install-check  the installed package, from an empty folder
+# make notebooks  executes the notebooks in place, outputs included
 # make bench  timings against others, into tests/benchmarks/benchmarks.md
 # make docs   the documentation as a site, into build/docs
 # 3.12 where it is there: JAX after 0.10 needs it.
@@ -18,7 +19,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 export TMPDIR := $(CURDIR)/.cache/tmp
 $(shell mkdir -p $(TMPDIR))
 
-.PHONY: demo test test-all bench docs lint format install-check setup clean
+.PHONY: demo test test-all bench notebooks docs lint format install-check setup clean
 
 setup: $(VENV)/.run
 
@@ -82,6 +83,9 @@ docs: $(VENV)/.docs
 	PYTHONPATH=. $(BIN)/python docs/site/sources.py build/docs_sources
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "Open build/docs/index.html; with search: python3 -m http.server -d build/docs"
+
+notebooks: $(VENV)/.dev
+	$(BIN)/python -m tests.execute_notebooks
 
 clean:
 	rm -rf $(VENV) .cache build runs data
