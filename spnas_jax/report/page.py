@@ -184,9 +184,7 @@ def _verdict(verdict: Verdict) -> str:
 
 
 def _missing(part: Missing) -> str:
-  # A line ends between two words, not at the hyphens of a flag.
-  words = ' '.join(f'<span>{escape(w)}</span>' for w in part.command.split())
-  command = f'<code>{words}</code>' if words else ''
+  command = f'<code>{escape(part.command)}</code>' if part.command else ''
   return f'<li>{escape(part.what)} {command}</li>'
 
 

@@ -81,9 +81,8 @@ summary { cursor: pointer; padding: .3rem 0; }
 .missing { padding-left: 1.1rem; margin: 0; }
 .missing li { margin-bottom: .5rem; }
 .missing code {
-  display: block; color: var(--muted); overflow-wrap: anywhere;
+  display: block; color: var(--muted); word-break: break-all;
 }
-.missing code span { display: inline-block; max-width: 100%; }
 @media screen and (max-width: 640px) {
   main { padding: 6px; }
   section { padding: 12px 8px; }
