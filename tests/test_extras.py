@@ -108,7 +108,6 @@ def test_a_drawing_that_fails_costs_the_events_only(
 def test_a_picture_that_fails_is_left_out_of_the_page(monkeypatch, tmp_path):
   config = small_config()
   workdir = fill(config, tmp_path)
-  monkeypatch.setattr(sections, 'png', lambda figure: bytes(30))
   monkeypatch.setattr(network_figures, 'layer_times', refuse)
   names = report.run(config, workdir)['figures']
   assert 'report/network.png' in names
@@ -120,7 +119,6 @@ def test_a_picture_that_fails_is_left_out_of_the_page(monkeypatch, tmp_path):
 def test_curves_that_cannot_be_read_are_left_out(monkeypatch, tmp_path):
   config = small_config()
   workdir = fill(config, tmp_path)
-  monkeypatch.setattr(sections, 'png', lambda figure: bytes(30))
   monkeypatch.setattr(sections.report_data, '_read_curves', refuse)
   names = report.run(config, workdir)['figures']
   assert 'report/train_learning.png' not in names

@@ -21,7 +21,6 @@ from tiny_network import SIZE, images, jax_logits, network
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.export import int8_process, int8_ranges, tflite
 from spnas_jax.export.int8_ranges import NarrowRange, widen
-from spnas_jax.report import sections
 from spnas_jax.stages import export, profile, report
 
 SQUEEZED = 'stem_k3_s2_i3_c8 ir_r1_k3_s2_e3_c8_se0.25 ir_r1_k3_s1_e2_c8 fc_c6'
@@ -356,7 +355,6 @@ def test_later_stages_do_without_int8(exported_without_int8, monkeypatch):
   assert result['median_ms'] > 0
   assert result['median_ms_int8'] is result['spread_ms_int8'] is None
   assert 'model_int8.tflite' not in device.taken
-  monkeypatch.setattr(sections, 'png', lambda figure: bytes(30))
   report.run(c, workdir)
   page = (workdir / 'report/index.html').read_text()
   assert 'There is no int8 model: native code ended' in page

@@ -138,7 +138,11 @@ def test_delegate_and_cores(phone, binary, model):
   [
     ('adb', {'adb_cpu_mask': 'f0; reboot'}, 'adb_cpu_mask.*hexadecimal'),
     ('host', {'delegate': 'gpu'}, "delegate is 'gpu', must be 'xnnpack'"),
-    ('ssh', {'delegate': 'gpu', 'ssh_host': 'x'}, 'for the Python behind ssh'),
+    (
+      'ssh',
+      {'delegate': 'nnapi', 'ssh_host': 'x'},
+      'for the Python behind ssh',
+    ),
   ],
 )
 def test_placements_that_are_refused(device, changes, said):
