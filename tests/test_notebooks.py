@@ -20,6 +20,7 @@ from tests.execute_notebooks import PATHS, address, execute, stamp
 
 # Pictures that each shows at least.
 PICTURES = {
+  'latency': 6,
   'quickstart': 5,
   'search_dynamics': 6,
   'superkernels': 6,
@@ -49,6 +50,13 @@ config.export.calibration_images = 16
   'superkernels': """
 config.space.update(channels=(16, 24, 32), layers=(2, 1, 1), strides=(2, 2, 1))
 networks = 2
+""",
+  'latency': SHORT
+  + """
+config.space.update(channels=(8, 16), layers=(1, 2), strides=(2, 2))
+config.build_table.update(rounds=2, calibration_networks=2)
+config.validate_table.rounds = 2
+unseen, fitted_to = 24, 20
 """,
   'search_dynamics': SHORT
   + SEARCH_SHORT
