@@ -20,7 +20,7 @@ from tests.execute_notebooks import PATHS, address, execute, stamp
 
 # Pictures that each shows at least.
 PICTURES = {
-  'latency': 6,
+  'latency': 5,
   'quickstart': 5,
   'search_dynamics': 6,
   'superkernels': 6,
