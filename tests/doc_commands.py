@@ -76,11 +76,7 @@ def commands(text: str, folder: pathlib.Path) -> list[list[str]]:
   read, write = os.pipe()
   with os.fdopen(read, 'rb') as pipe:
     done = subprocess.run(
-      [
-        shutil.which('bash') or '/bin/bash',
-        '-c',
-        f'exec 3>&{write}\n{_RECORD}\n{text}',
-      ],
+      [BASH, '-c', f'exec 3>&{write}\n{_RECORD}\n{text}'],
       cwd=folder,
       env={'PATH': str(tools), 'HOME': str(folder)},
       pass_fds=(write,),

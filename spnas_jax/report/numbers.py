@@ -231,7 +231,7 @@ def numbers(found: Findings) -> Table:
       text = spell(value)
       spread = result.get(key.replace('median_ms', 'spread_ms'))
       if 'median_ms' in key and isinstance(spread, (int, float)):
-        meaning += f' Interquartile range of the rounds {ms(spread)}.'
+        meaning += f' Interquartile range {ms(spread)}.'
       rows.append((label, text, meaning))
   for precision, length in found.model_bytes.items():
     rows.append((f'Size, {precision}', size(length), 'Of the .tflite file.'))

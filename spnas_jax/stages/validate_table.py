@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
-from scipy import stats
 
 from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir, stage_inputs
@@ -31,6 +30,7 @@ from spnas_jax.latency.table_building import (
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.sampling import random_networks
 from spnas_jax.networks.space import SearchSpace
+from spnas_jax.report.agreement import agreement
 from spnas_jax.stages.frame import Task, stage
 
 # Mean absolute error, percent, up to which a table is called good and usable.
@@ -224,17 +224,15 @@ def compare(
   errors = 100 * (guess / truth - 1)
   bare = 100 * (guess / table.factor / truth - 1)
   today = 100 * (guess * (1 + drift_pct / 100) / truth - 1)
-  rank = None
-  if len(set(truth)) > 1 and len(set(guess)) > 1:
-    rank = float(stats.spearmanr(guess, truth).statistic)
+  agreed = agreement(guess, truth)
   return {
-    'num_networks': len(names),
-    'rmse_ms': float(np.sqrt(np.mean((guess - truth) ** 2))),
-    'mean_abs_pct': float(np.abs(errors).mean()),
+    'num_networks': agreed.networks,
+    'rmse_ms': agreed.rmse_ms,
+    'mean_abs_pct': agreed.mean_pct,
     'worst_pct': float(np.abs(errors).max()),
     'uncalibrated_mean_abs_pct': float(np.abs(bare).mean()),
     'mean_abs_pct_at_todays_speed': float(np.abs(today).mean()),
-    'rank_correlation': rank,
+    'rank_correlation': agreed.rank,
     'networks': [
       {
         'architecture': name,
