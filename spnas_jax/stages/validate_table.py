@@ -25,6 +25,7 @@ from spnas_jax.latency.open_device import open_device
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.latency.table_building import (
   VALIDATION_STREAM,
+  calibrate,
   load_for,
 )
 from spnas_jax.networks.architecture import Architecture
@@ -55,16 +56,25 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
   )
   networks, repeated = choose_networks(config, make_space(config), table)
   predicted = {name: table.predict(arch) for name, arch in networks.items()}
+  known = {name: table.predict(arch) for name, arch in repeated.items()}
 
   def validate() -> dict[str, Any]:
     timings = _measure(config, workdir, device, table, {**networks, **repeated})
-    moved = drift(table, {name: timings[name] for name in repeated})
+    moved = drift(known, {name: timings[name] for name in repeated})
     result = compare(table, predicted, timings, moved or 0.0)
     result |= {
       'drift_pct': moved,
       'repeat_pct': repeatability(
         table, {name: timings[name] for name in repeated}
       ),
+      'repeated': [
+        {
+          'architecture': name,
+          'predicted_ms': ms,
+          'measured_ms': timings[name].ms,
+        }
+        for name, ms in known.items()
+      ],
       'table': table.name,
       'device': table.device,
       'protocol': measuring.protocol(device, config.validate_table),
@@ -246,20 +256,30 @@ def compare(
   }
 
 
-def drift(table: LatencyTable, repeated: dict[str, Timing]) -> float | None:
+def drift(
+  predicted: dict[str, float], repeated: dict[str, Timing]
+) -> float | None:
   """How much slower the device is than when the table was made, percent.
 
-  Median over networks of the calibration that were timed again; None without.
+  By the factor that today's times of the calibration's networks would give:
+  how far a single one of them went astray then does not count.
+
+  Args:
+    predicted: block string -> ms of the table.
+    repeated: those of the calibration's networks that were timed again.
+
+  Returns:
+    None where there are none.
   """
   if not repeated:
     return None
-  calibration = table.calibration
-  then = dict(
-    zip(calibration['networks'], calibration['measured_ms'], strict=True)
+  names = list(repeated)
+  slower = calibrate(
+    names,
+    [predicted[name] for name in names],
+    [repeated[name].ms for name in names],
   )
-  return float(
-    np.median([100 * (t.ms / then[name] - 1) for name, t in repeated.items()])
-  )
+  return float(100 * (slower['factor'] - 1))
 
 
 def repeatability(
@@ -268,8 +288,8 @@ def repeatability(
   """How far apart two measurements of one network are, percent.
 
   Mean over the networks of the calibration, which were timed when the table was
-  made and are timed again, without what has moved all of them (`drift`); None
-  with less than two.
+  made and are timed again, without what has moved all of them; None with less
+  than two.
   """
   if len(repeated) < 2:
     return None
