@@ -103,7 +103,7 @@ def prepare_jax(config: ConfigDict | None = None) -> None:
   """
   import jax
 
-  from spnas_jax.core import peers, processes
+  from spnas_jax.core import parallel, peers, processes
 
   # Tracing makes hundreds of thousands of objects that stay. At Python's own
   # threshold, looking for cycles among them takes a third of its time.
@@ -113,4 +113,6 @@ def prepare_jax(config: ConfigDict | None = None) -> None:
   if 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS' not in os.environ:
     jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
   processes.join(None if config is None else config.processes)
+  if config is not None:
+    parallel.use(config.processes.mapping)
   peers.watch()

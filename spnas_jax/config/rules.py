@@ -128,6 +128,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
   **{f'search.{k}': v for k, v in _RECIPE_CHOICES.items()},
   **{f'train.{k}': v for k, v in _RECIPE_CHOICES.items()},
   'device': ('host', 'adb', 'ssh', 'files'),
+  'processes.mapping': ('pmap', 'shard_map'),
   'build_table.precision': PRECISIONS,
   'profile.delegate': ('xnnpack', 'none', 'gpu', 'nnapi'),
   'space.activation': ACTIVATIONS,

@@ -18,6 +18,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import re
@@ -228,6 +229,19 @@ class Workdir:
         f'folder {stage!r}'
       )
 
+  def spend(self, stage: str, seconds: float) -> None:
+    """Notes how long an unfinished stage has run, all its parts together."""
+    self.write(f'{stage}/spent.json', json.dumps({'seconds': seconds}) + '\n')
+
+  def spent(self, stage: str) -> float:
+    """Seconds that earlier parts of an interrupted stage ran; 0 = none did."""
+    try:
+      noted = (self._read_object(f'{stage}/spent.json') or {}).get('seconds')
+    except UserError:  # No run stops for it.
+      return 0.0
+    fits = isinstance(noted, (int, float)) and math.isfinite(noted)
+    return max(0.0, noted) if fits else 0.0
+
   def finish(
     self,
     stage: str,
@@ -241,7 +255,7 @@ class Workdir:
       stage: name of the stage.
       inputs: what its result depends on.
       result: its keys.
-      seconds: wall time.
+      seconds: wall time, of all parts of a stage that was interrupted.
     """
     entry = {
       **result,

@@ -1,4 +1,4 @@
-"""The only place that knows about devices: pmap, placement, agreement.
+"""The only place that knows about devices: mapping, placement, agreement.
 
 The state is replicated, never stacked: it enters a step with `in_axes=None` and
 leaves with `out_axes=None`, so the step sees and returns plain arrays. It must
@@ -20,29 +20,76 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 AXIS = 'batch'
 
+# How steps are mapped over devices, see `use`.
+_mapping = 'pmap'
 
-def pmap_step(
+
+def use(mapping: str) -> None:
+  """Chooses how steps are mapped over devices from now on.
+
+  Args:
+    mapping: 'pmap', or 'shard_map' = `jit` of `shard_map`, its successor.
+  """
+  global _mapping
+  _mapping = mapping
+
+
+def mapped_step(
   step: Callable, devices: Sequence[jax.Device] | None = None
-) -> jax.stages.Wrapped:
+) -> Any:
   """Maps step(state, batch) -> (state, metrics) over devices, None = all.
 
   `step` sees one device's share of the batch and must average what it returns
-  over `AXIS`: `out_axes=None` does not check that replicas agree. The state is
-  donated.
+  over `AXIS`: nothing checks that replicas agree. The state is donated.
+
+  Args:
+    step: of one device.
+    devices: of a platform that need not be there (`tpu_compiler`).
   """
-  return jax.pmap(
-    step,
-    axis_name=AXIS,
-    in_axes=(None, 0),
-    out_axes=None,
-    donate_argnums=(0,),
-    devices=devices,
-  )
+  return _mapped(step, devices, donate_argnums=(0,))
 
 
-def pmap_eval(step: Callable) -> Callable:
+def mapped_eval(step: Callable) -> Any:
   """Maps step(variables, batch) -> sums over `AXIS`; nothing is donated."""
-  return jax.pmap(step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+  return _mapped(step, None, donate_argnums=())
+
+
+def _mapped(
+  step: Callable,
+  devices: Sequence[jax.Device] | None,
+  donate_argnums: tuple[int, ...],
+) -> Any:
+  if _mapping == 'pmap':
+    return jax.pmap(
+      step,
+      axis_name=AXIS,
+      in_axes=(None, 0),
+      out_axes=None,
+      donate_argnums=donate_argnums,
+      devices=devices,
+    )
+
+  def shard(state: Any, batch: Any) -> Any:
+    # A device holds [1, images, ...] of [devices, images, ...].
+    return step(state, jax.tree.map(lambda x: x[0], batch))
+
+  mapped = jax.jit(
+    jax.shard_map(
+      shard,
+      mesh=Mesh(np.array(jax.devices() if devices is None else devices), AXIS),
+      in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+      out_specs=PartitionSpec(),
+      check_vma=False,
+    ),
+    donate_argnums=donate_argnums,
+  )
+  if jax.process_count() == 1:
+    return mapped
+
+  def across_processes(state: Any, batch: Any) -> Any:
+    return to_local(mapped(to_global(state), to_global(batch, AXIS)))
+
+  return across_processes
 
 
 def average(tree: Any) -> Any:
@@ -77,17 +124,22 @@ def replicate(tree: Any) -> Any:
   return jax.device_put(tree, replicated_sharding())
 
 
-def to_global(tree: Any) -> Any:
-  """Replicated local arrays as arrays of all processes; nothing is copied."""
+def to_global(tree: Any, *axes: str) -> Any:
+  """Local arrays as arrays of all processes; nothing is copied.
+
+  Args:
+    tree: arrays on all local devices.
+    *axes: AXIS where the first axis is shared out; nothing = replicated.
+  """
   if jax.process_count() == 1:
     return tree
   return multihost_utils.host_local_array_to_global_array(
-    tree, Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec()
+    tree, Mesh(np.array(jax.devices()), (AXIS,)), PartitionSpec(*axes)
   )
 
 
 def to_local(tree: Any) -> Any:
-  """The inverse of `to_global`: what a pmapped step takes."""
+  """The inverse of `to_global` for replicated arrays."""
   if jax.process_count() == 1:
     return tree
   return multihost_utils.global_array_to_host_local_array(

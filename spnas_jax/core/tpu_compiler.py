@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
-from spnas_jax.core.parallel import pmap_step
+from spnas_jax.core.parallel import mapped_step
 
 GIB = 2**30
 # Step of the search for the largest batch, images per device.
@@ -147,7 +147,7 @@ def lower(
     ),
     'label': jax.ShapeDtypeStruct(shape, jnp.int32),
   }
-  return pmap_step(program.step, devices).lower(program.state, batch)
+  return mapped_step(program.step, devices).lower(program.state, batch)
 
 
 def try_batch(
@@ -181,7 +181,7 @@ def _uncached() -> Iterator[None]:
 
 
 def read(compiled: Any, seconds: float) -> Compiled:
-  """Reads a compiled `pmap`ped step of any platform.
+  """Reads a compiled mapped step of any platform.
 
   Args:
     compiled: a `jax.stages.Compiled`.

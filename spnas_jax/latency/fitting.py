@@ -38,12 +38,15 @@ class Fit(NamedTuple):
   held_out_pct: mean absolute error of networks that a fit has not seen, percent
     of what was measured (five folds).
   strength: of the prior.
+  held_out_ms: float64 [networks], what a fit that has not seen it predicts for
+    each network.
   """
 
   ms: np.ndarray
   errors: np.ndarray
   held_out_pct: float
   strength: float
+  held_out_ms: np.ndarray
 
 
 def fit(counts: np.ndarray, measured: np.ndarray, facts: np.ndarray) -> Fit:
@@ -66,14 +69,14 @@ def fit(counts: np.ndarray, measured: np.ndarray, facts: np.ndarray) -> Fit:
     )
   order = np.random.default_rng(0).permutation(len(measured))
   folds = [order[start::_FOLDS] for start in range(_FOLDS)]
-  errors = np.zeros(len(_STRENGTHS))
+  held_out = np.zeros((len(_STRENGTHS), len(measured)))
   for held in folds:
     rest = np.setdiff1d(order, held)
     prior = prior_ms(counts[rest], measured[rest], facts)
     for i, strength in enumerate(_STRENGTHS):
       ms = _solve(counts[rest], measured[rest], prior, strength)
-      off = counts[held] @ ms / measured[held] - 1
-      errors[i] += np.abs(off).sum() / len(measured)
+      held_out[i, held] = counts[held] @ ms
+  errors = np.abs(held_out / measured - 1).mean(1)
   best = int(errors.argmin())
   strength = float(_STRENGTHS[best])
   prior = prior_ms(counts, measured, facts)
@@ -83,6 +86,7 @@ def fit(counts: np.ndarray, measured: np.ndarray, facts: np.ndarray) -> Fit:
     _errors(counts, measured, prior, strength, ms),
     float(100 * errors[best]),
     strength,
+    held_out[best],
   )
 
 

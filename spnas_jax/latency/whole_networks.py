@@ -26,6 +26,8 @@ from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.space import SearchSpace
 
 FIELD = 'build_table.networks'
+# Networks in a picture at most.
+_SHOWN = 200
 
 
 def read_rows(path: str, space: SearchSpace) -> dict[str, list[float]]:
@@ -112,15 +114,17 @@ def facts_of(entry: Entry) -> list[float]:
 
 
 def table_from_networks(
-  config: ConfigDict, device: Device, space: SearchSpace
+  config: ConfigDict,
+  device: Device,
+  space: SearchSpace,
+  rows: dict[str, list[float]],
 ) -> tuple[LatencyTable, Fit]:
-  """The table whose sums fit the rows of `build_table.networks`.
+  """The table whose sums fit the times of networks, see `read_rows`.
 
   Entries that no row contains have the prior's time. Their `count` is 0.
   """
   size = config.dataset.image_size
   entries = space_entries(space, size)
-  rows = read_rows(config.build_table.networks, space)
   position = {key: i for i, key in enumerate(entries)}
   counts = np.zeros((len(rows), len(entries)))
   for i, name in enumerate(rows):
@@ -172,10 +176,24 @@ def table_from_networks(
 
 
 def summary(
-  table: LatencyTable, space: SearchSpace, fitted: Fit
+  table: LatencyTable,
+  space: SearchSpace,
+  fitted: Fit,
+  rows: dict[str, list[float]],
 ) -> dict[str, Any]:
-  """The stage's result, as that of a measured table."""
+  """The stage's result, as that of a measured table.
+
+  With some of the networks as fits without them predict them, for a picture.
+  """
   fastest, slowest = table.limits(space)
+  networks = [
+    {
+      'architecture': name,
+      'predicted_ms': float(ms),
+      'measured_ms': float(np.median(times)),
+    }
+    for (name, times), ms in zip(rows.items(), fitted.held_out_ms, strict=True)
+  ]
   return {
     'num_entries': len(table.entries),
     'min_ms': fastest,
@@ -188,4 +206,5 @@ def summary(
       np.median(100 * fitted.errors / np.maximum(fitted.ms, 1e-9))
     ),
     'device': table.device,
+    'networks': networks[:: -(-len(networks) // _SHOWN)],
   }

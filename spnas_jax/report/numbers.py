@@ -142,7 +142,7 @@ _NUMBERS: tuple[tuple[str, str, str, Format, str], ...] = (
     'seconds',
     'Search time',
     duration,
-    'Wall-clock time; of an interrupted search, its last part.',
+    'Wall-clock time, of all parts of a search that was interrupted.',
   ),
   ('train', 'steps', 'Training steps', count, 'Of the final training.'),
   (

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.console import say
-from spnas_jax.core.parallel import AXIS, pmap_step
+from spnas_jax.core.parallel import AXIS, mapped_step
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.models.supernet import SuperNet
 from spnas_jax.networks.space import Choice, SearchSpace
@@ -117,7 +117,7 @@ def _train_shared(config: ConfigDict, workdir: Workdir, space: SearchSpace):
     'ablate/shared',
     workdir,
     TrainState.create(variables, optimizer),
-    pmap_step(_shared_step(supernet, optimizer, recipe, config.seed)),
+    mapped_step(_shared_step(supernet, optimizer, recipe, config.seed)),
     lambda first: device_batches(config, recipe, config.seed, first),
     length=length,
     recipe=recipe,

@@ -15,7 +15,7 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from spnas_jax.config.spaces import dataset_facts
-from spnas_jax.core.parallel import AXIS, pmap_eval, replicate
+from spnas_jax.core.parallel import AXIS, mapped_eval, replicate
 from spnas_jax.data import input_pipeline
 from spnas_jax.models.supernet import SuperNet
 from spnas_jax.training.batch_norm import estimate_batch_stats
@@ -56,7 +56,7 @@ def forced_scores(
 ) -> dict[str, float]:
   """Scores of a decision on `evaluate.split`, see `evaluate.score_split`."""
   stats = forced_statistics(config, recipe, supernet, params, gates)
-  step = pmap_eval(
+  step = mapped_eval(
     make_eval_step(lambda v, x: supernet.apply(v[0], x, v[1], train=False))
   )
   variables = {'params': params, 'batch_stats': stats}
@@ -108,7 +108,7 @@ class Subnets:
         count,
       )
     )
-    images = pmap_eval(lambda _, batch: lax.psum(batch['mask'].sum(), AXIS))
+    images = mapped_eval(lambda _, batch: lax.psum(batch['mask'].sum(), AXIS))
     self.num_images = round(sum(float(images((), b)) for b in self._scored))
     self._training = list(
       take(
@@ -116,7 +116,7 @@ class Subnets:
         max(1, recipe.batch_norm_batches // 4),
       )
     )
-    self._step = pmap_eval(
+    self._step = mapped_eval(
       make_eval_step(lambda v, x: supernet.apply(v[0], x, v[1], train=False))
     )
 

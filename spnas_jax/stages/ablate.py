@@ -29,7 +29,7 @@ from spnas_jax.config.spaces import dataset_facts, make_space
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
-from spnas_jax.core.parallel import AXIS, replicate
+from spnas_jax.core.parallel import AXIS, mapped_eval, replicate
 from spnas_jax.data import input_pipeline
 from spnas_jax.models.supernet import SuperNet
 from spnas_jax.networks.sampling import MAX_DRAWS, random_choices
@@ -117,7 +117,7 @@ def gate_probe(supernet: SuperNet, smoothing: float):
 
     return lax.pmean(jax.value_and_grad(ce)(forced), AXIS)
 
-  return jax.pmap(probe, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+  return mapped_eval(probe)
 
 
 def gate_effects(

@@ -80,9 +80,12 @@ def _build(
 ) -> dict[str, Any]:
   image_size = config.dataset.image_size
   if config.build_table.networks:
-    table, fitted = whole_networks.table_from_networks(config, device, space)
+    rows = whole_networks.read_rows(config.build_table.networks, space)
+    table, fitted = whole_networks.table_from_networks(
+      config, device, space, rows
+    )
     workdir.write('latency_table.json', table.to_json() + '\n')
-    return whole_networks.summary(table, space, fitted)
+    return whole_networks.summary(table, space, fitted, rows)
   entries = space_entries(space, image_size)
   networks = random_networks(
     space,

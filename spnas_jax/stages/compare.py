@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.errors import UserError
-from spnas_jax.core.parallel import AXIS, pmap_step, replicate
+from spnas_jax.core.parallel import AXIS, mapped_step, replicate
 from spnas_jax.core.tpu_compiler import (
   GIB,
   describe,
@@ -266,7 +266,8 @@ def search_once(
     workdir,
     contestant.create(),
     alternate(
-      [pmap_step(step) for step in contestant.steps], contestant.phases.warm_up
+      [mapped_step(step) for step in contestant.steps],
+      contestant.phases.warm_up,
     ),
     lambda first: device_batches(config, recipe, config.seed, first),
     length=length_of(config, 'search')._replace(total=contestant.phases.total),

@@ -60,9 +60,8 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
     program, extra['architecture'] = train_program(config, workdir)
   else:
     program = search_program(config)
-  inputs = stage_inputs(
-    config, 'dataset', 'space', c.step, 'compile', versions=extra
-  )
+  fields = ('dataset', 'space', c.step, 'compile', 'processes.mapping')
+  inputs = stage_inputs(config, *fields, versions=extra)
   return Task(
     inputs, lambda: _compile(config, program, devices), _spell, claim={}
   )
@@ -88,6 +87,7 @@ def _compile(
     'step': c.step,
     'global_batch': recipe.batch_size,
     'sync_batch_norm': recipe.sync_batch_norm,
+    'mapping': config.processes.mapping,
     'dtype': recipe.dtype,
     'libtpu': importlib.metadata.version('libtpu'),
     **describe(try_batch(program, devices, share), kind),

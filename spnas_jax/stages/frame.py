@@ -67,7 +67,7 @@ def stage(
     claim = task.inputs if task.claim is None else task.claim
     if claim:
       workdir.claim(name, claim)
-    start = time.monotonic()
+    start = time.monotonic() - workdir.spent(name)
     result = task.work()
     if lines := task.lines(result):
       say('\n'.join(f'{name}: {line}' for line in lines))

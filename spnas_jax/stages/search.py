@@ -20,7 +20,7 @@ from spnas_jax.config.workdir import (
 )
 from spnas_jax.core.console import say
 from spnas_jax.core.live_line import waiting
-from spnas_jax.core.parallel import pmap_step
+from spnas_jax.core.parallel import mapped_step
 from spnas_jax.core.progress import Progress
 from spnas_jax.data.folder_names import title
 from spnas_jax.networks.architecture import Architecture
@@ -98,7 +98,7 @@ run = stage('search', prepare, check)
 def _search(
   config: ConfigDict, workdir: Workdir, problem: SearchProblem, made_by: str
 ) -> dict[str, Any]:
-  start = time.monotonic()
+  start = time.monotonic() - workdir.spent('search')
   search = make_search(config, problem)
   say(_opening(search, problem))
   state, history = _trained_supernet(search, config, workdir)
@@ -176,7 +176,7 @@ def _trained_supernet(
     'search',
     workdir,
     state,
-    pmap_step(make_search_step(search)),
+    mapped_step(make_search_step(search)),
     lambda first: device_batches(config, c, config.seed, first),
     length=length_of(config, 'search')._replace(total=search.phases.total),
     recipe=c,

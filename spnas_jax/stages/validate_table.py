@@ -168,7 +168,8 @@ def _leave(workdir: Workdir) -> None:
   measuring.forget('validate_table', workdir)
   try:
     result = workdir.results()['validate_table']
-    workdir.write('validate_table.png', scatter_plot(result))
+    for name, picture in scatter_plot(result).items():
+      workdir.write(f'validate_table.{name}', picture)
   except Exception as e:  # The numbers are there; the report draws it as well.
     say(f'validate_table: the picture is left out: {" ".join(str(e).split())}')
 
@@ -329,12 +330,12 @@ def verdict(result: dict[str, Any]) -> str:
   return words
 
 
-def scatter_plot(result: dict[str, Any]) -> bytes:
-  """Measured against predicted, with the identity line, as a PNG file."""
+def scatter_plot(result: dict[str, Any]) -> dict[str, bytes]:
+  """Measured against predicted, with the identity line: 'png' and 'svg'."""
   from spnas_jax.report import figures, plot_style
 
   rows = result['networks']
   figure = figures.predicted_measured(
     [row['predicted_ms'] for row in rows], [row['measured_ms'] for row in rows]
   )
-  return plot_style.png(figure)
+  return {'png': plot_style.png(figure), 'svg': plot_style.svg(figure)}

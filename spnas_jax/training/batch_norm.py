@@ -19,7 +19,7 @@ import flax.linen as nn
 import jax
 from jax import lax
 
-from spnas_jax.core.parallel import AXIS, replicate
+from spnas_jax.core.parallel import AXIS, mapped_eval, replicate
 
 
 def estimate_batch_stats(
@@ -64,4 +64,4 @@ def _stats_step(model: nn.Module):
     )
     return lax.pmean(updated['batch_stats'], AXIS)
 
-  return jax.pmap(stats_step, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+  return mapped_eval(stats_step)

@@ -49,7 +49,7 @@ class Log:
 
   Args:
     stage: its name and folder.
-    workdir: where it leaves its compile time.
+    workdir: where it leaves its compile time and how long it has run.
     first: step at which the run starts.
     length: where it ends.
     recipe: config section with `batch_size` and `log_every_steps`.
@@ -77,6 +77,7 @@ class Log:
     self._events, self._line = events, line
     self._pace = Pace(first)
     self._start = time.monotonic()
+    self._spent = workdir.spent(stage)
 
   @contextlib.contextmanager
   def first_step(self) -> Iterator[Callable[[], None]]:
@@ -118,6 +119,8 @@ class Log:
     images = rate * self._batch
     self._events.scalars(step, {**scalars, 'images_per_second': images})
     self._history.add(step, metrics)
+    here = time.monotonic() - self._start
+    self._workdir.spend(self._stage, round(self._spent + here, 3))
     if not self._line.on:
       left = self._eta(step, rate if self._pace.known(step) else 0.0)
       self._print(

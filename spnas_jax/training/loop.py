@@ -51,7 +51,7 @@ def run_steps(
     stage: its name; files go to the workdir's folder of that name.
     workdir: where to resume from and write to.
     state: fresh state at step 0.
-    step_fn: pmapped (state, batch) -> (state, metrics).
+    step_fn: mapped (state, batch) -> (state, metrics).
     batches_from: step -> batches placed on the devices, starting there.
     length: where to end.
     recipe: config section with `batch_size`, `log_every_steps`, `trace_step`,

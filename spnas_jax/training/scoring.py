@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spnas_jax.config.spaces import dataset_facts
-from spnas_jax.core.parallel import AXIS, pmap_eval
+from spnas_jax.core.parallel import AXIS, mapped_eval
 from spnas_jax.data import augmentation, input_pipeline
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.training.steps import (
@@ -25,13 +25,15 @@ from spnas_jax.training.steps import (
 @functools.lru_cache(maxsize=4)
 def convnet_eval_step(model: ConvNet) -> Callable:
   """Compiled (variables, batch) -> sums; one compilation per model."""
-  return pmap_eval(make_eval_step(lambda v, x: model.apply(v, x, train=False)))
+  return mapped_eval(
+    make_eval_step(lambda v, x: model.apply(v, x, train=False))
+  )
 
 
 @functools.lru_cache(maxsize=1)
 def convnet_detailed_step(model: ConvNet) -> Callable:
   """The same for `score_in_detail`."""
-  return pmap_eval(
+  return mapped_eval(
     make_detailed_eval_step(
       lambda v, x: model.apply(v, x, train=False), jax.process_count()
     )
@@ -48,7 +50,7 @@ def score_split(
   """Scores a split.
 
   Args:
-    eval_step: pmapped, see `steps.make_eval_step`.
+    eval_step: mapped over devices, see `steps.make_eval_step`.
     variables: placed on the devices; whatever `eval_step` takes.
     config: `dataset` and `evaluate.batch_size` are read.
     split: 'test', 'validation' or 'train'.
@@ -134,7 +136,7 @@ def score_in_detail(
   """Scores a split in one pass, as `score_split` does, and says more.
 
   Args:
-    detailed_step: pmapped, see `steps.make_detailed_eval_step`.
+    detailed_step: mapped over devices, see `steps.make_detailed_eval_step`.
     variables: placed on the devices.
     config: `dataset` and `evaluate.batch_size` are read.
     split: 'test', 'validation' or 'train'.

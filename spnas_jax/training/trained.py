@@ -15,7 +15,7 @@ from spnas_jax.config.workdir import Workdir, fingerprint
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
 from spnas_jax.core.live_line import waiting
-from spnas_jax.core.parallel import AXIS, pmap_step, replicate
+from spnas_jax.core.parallel import AXIS, mapped_step, replicate
 from spnas_jax.latency.table import LatencyTable
 from spnas_jax.models.convnet import ConvNet
 from spnas_jax.networks.architecture import Architecture, num_params
@@ -111,7 +111,7 @@ def train_network(
     stage,
     workdir,
     TrainState.create(variables, optimizer),
-    pmap_step(step),
+    mapped_step(step),
     lambda first: device_batches(config, recipe, seed, first),
     length=length,
     recipe=recipe,

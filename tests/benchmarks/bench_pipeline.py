@@ -22,7 +22,7 @@ os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 import jax
 
 from spnas_jax import startup
-from spnas_jax.core.parallel import pmap_step, replicate
+from spnas_jax.core.parallel import mapped_step, replicate
 from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.search.search_setup import create_state, make_search
 from spnas_jax.search.search_step import make_search_step
@@ -42,7 +42,7 @@ def main() -> None:
   config = fashion_mnist.get_config()
   startup.prepare_jax()
   search = make_search(config, SearchProblem.of(config))
-  step = pmap_step(make_search_step(search))
+  step = mapped_step(make_search_step(search))
   state: Any = replicate(create_state(search, config))
   real = device_batches(config, config.search, 0, 0)
   one = next(real)

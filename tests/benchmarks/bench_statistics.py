@@ -45,7 +45,7 @@ def measure(name: str, text: str, folder: Any) -> dict[str, Any]:
   from configs import fashion_mnist
   from spnas_jax.config.routes import resolve_architecture
   from spnas_jax.config.workdir import Workdir
-  from spnas_jax.core.parallel import pmap_step
+  from spnas_jax.core.parallel import mapped_step
   from spnas_jax.models.convnet import ConvNet
   from spnas_jax.networks import zoo
   from spnas_jax.training.batch_norm import estimate_batch_stats
@@ -82,7 +82,9 @@ def measure(name: str, text: str, folder: Any) -> dict[str, Any]:
     name.replace(' ', '_'),
     workdir,
     TrainState.create(variables, optimizer),
-    pmap_step(make_train_step(model, optimizer, schedule, recipe, config.seed)),
+    mapped_step(
+      make_train_step(model, optimizer, schedule, recipe, config.seed)
+    ),
     batches,
     length=length_of(config, 'train'),
     recipe=recipe,

@@ -84,7 +84,7 @@ def our_steps(case: str):
   import jax
   import numpy as np
 
-  from spnas_jax.core.parallel import pmap_step, replicate
+  from spnas_jax.core.parallel import mapped_step, replicate
   from spnas_jax.search.search_problem import SearchProblem
   from spnas_jax.search.search_setup import create_state, make_search
   from spnas_jax.search.search_step import make_search_step
@@ -130,7 +130,7 @@ def our_steps(case: str):
   steps, seconds = {}, {}
   for name, (step, state) in parts.items():
     start = time.perf_counter()
-    run, state = pmap_step(step), replicate(state)
+    run, state = mapped_step(step), replicate(state)
     compiled = run.lower(state, data).compile()
     seconds[name] = round(time.perf_counter() - start, 2)
     steps[name] = _turn(jax, compiled, state, data, num_steps)

@@ -13,6 +13,7 @@ host memory a row.
   has (kernel 3 and 5, expansion 1, 2, 3 and 6; FBNet's second expansion of 1 is
   a grouped one), each beside the skip; in bfloat16 and in float32.
 * remat: the single path rematerialised (`search.remat`).
+* mapping: the single path under `jit` of `shard_map` instead of `pmap`.
 
 Estimates leave collectives and the input pipeline out. Needs libtpu
 (requirements-tpu.txt). Prints one JSON object.
@@ -34,6 +35,7 @@ from ml_collections import ConfigDict
 
 from configs import imagenet_search
 from spnas_jax.config.spaces import make_space
+from spnas_jax.core import parallel
 from spnas_jax.core.tpu_compiler import describe, tpu_devices, try_batch
 from spnas_jax.latency.entries import space_entries
 from spnas_jax.latency.table import LatencyTable
@@ -57,19 +59,22 @@ class Row:
   dtype: str = 'bfloat16'
   expansions: tuple[int, ...] = PAPER
   remat: bool = False
+  mapping: str = 'pmap'
 
   @property
   def key(self) -> str:
     operations = 2 * len(self.expansions)
     topology = self.topology.replace(':', '-')
     key = f'{topology}_{self.method}_{operations}_{self.dtype}'
-    return f'{key}_remat' if self.remat else key
+    key = f'{key}_remat' if self.remat else key
+    return key if self.mapping == 'pmap' else f'{key}_{self.mapping}'
 
 
 ROWS = (
   Row('v2:2x2'),
   Row('v2:2x2', dtype='float32'),
   Row('v2:2x2', remat=True),
+  Row('v2:2x2', mapping='shard_map'),
   Row('v2:2x2', 'fbnet'),
   Row('v2:2x2', 'fbnet', 'float32'),
   Row('v2:2x2', 'fbnet', expansions=WIDE),
@@ -109,6 +114,7 @@ def price(row: Row) -> dict[str, Any]:
   problem = SearchProblem.of(config, table_for(config, row.expansions))
   contestant = make_contestant(config, problem, row.method)
   own = programs(contestant, config)
+  parallel.use(row.mapping)
   kind = devices[0].device_kind
   return {
     **dataclasses.asdict(row),

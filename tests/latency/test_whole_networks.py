@@ -104,6 +104,15 @@ def test_a_table_from_a_file(tmp_path):
   table = LatencyTable.load(workdir / 'latency_table.json')
   assert table.device == {'kind': 'files', 'name': 'a farm'}
   assert result['calibration_networks'] == 100
+  # For the report's picture: each as predicted by a fit without it.
+  left_out = [
+    100 * abs(row['predicted_ms'] / row['measured_ms'] - 1)
+    for row in result['networks']
+  ]
+  assert len(left_out) == 100
+  assert np.mean(left_out) == pytest.approx(
+    result['calibration_mean_abs_pct'], rel=1e-6
+  )
   other = random_networks(SPACE, 50, np.random.default_rng(9))
   for arch in other.values():
     assert table.predict(arch) == pytest.approx(TRUE.predict(arch), rel=5e-3)

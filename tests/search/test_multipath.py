@@ -11,7 +11,7 @@ from jax import lax
 from tiny import NUM_CLASSES
 
 from spnas_jax.config.spaces import make_space
-from spnas_jax.core.parallel import pmap_step, replicate
+from spnas_jax.core.parallel import mapped_step, replicate
 from spnas_jax.models.layers import MBConv, Style
 from spnas_jax.networks.architecture import num_params
 from spnas_jax.networks.space import Stage
@@ -287,7 +287,7 @@ def test_parameters_are_those_of_every_candidate():
 
 def test_each_step_trains_its_own_part():
   c = contestant('proxyless')
-  weight_step, path_step = (pmap_step(step) for step in c.steps)
+  weight_step, path_step = (mapped_step(step) for step in c.steps)
   rng = np.random.default_rng(0)
   batch = {
     'image': jnp.asarray(rng.normal(size=(4, 2, 8, 8, 1)), jnp.float32),

@@ -21,7 +21,8 @@ from tiny_search import (
   state_of,
 )
 
-from spnas_jax.core.parallel import pmap_step, replicas_agree, replicate
+from spnas_jax.core import parallel
+from spnas_jax.core.parallel import mapped_step, replicas_agree, replicate
 from spnas_jax.search.controller import ControllerState
 from spnas_jax.search.gates import relative_importance
 from spnas_jax.search.search_step import make_search_step
@@ -34,8 +35,8 @@ def mapped_search():
 
 
 @functools.cache
-def searched(num_devices):
-  """Five steps, two of them warm-up, under pmap.
+def searched(num_devices, mapping='pmap'):
+  """Five steps, two of them warm-up.
 
   Returns:
     (states, metrics, compiled, agree, donated): NumPy states from step 0 on,
@@ -44,7 +45,9 @@ def searched(num_devices):
   """
   search = mapped_search()
   devices = jax.local_devices()[:num_devices]
-  step = pmap_step(make_search_step(search), devices=devices)
+  parallel.use(mapping)
+  step = mapped_step(make_search_step(search), devices=devices)
+  parallel.use('pmap')
   state = state_of(search)
   if num_devices == jax.local_device_count():
     state = replicate(state)
@@ -65,9 +68,10 @@ def searched(num_devices):
   return states, metrics, compiled, agree, donated
 
 
-def test_search_step_compiles_once():
+@pytest.mark.parametrize('mapping', ['pmap', 'shard_map'])
+def test_search_step_compiles_once(mapping):
   """Neither a weak type nor the switch of phases compiles it a second time."""
-  _, _, compiled, *_ = searched(4)
+  _, _, compiled, *_ = searched(4, mapping)
   assert len(compiled[0]) == 1
   assert compiled[1:] == [[]] * (STEPS - 1)
 
@@ -80,10 +84,18 @@ def test_replicas_agree_bit_for_bit():
   assert states[-1].step == STEPS
 
 
-def test_search_state_is_donated():
+@pytest.mark.parametrize('mapping', ['pmap', 'shard_map'])
+def test_search_state_is_donated(mapping):
   """The old state's buffers are gone after a step: one state in memory."""
-  *_, donated = searched(4)
+  *_, donated = searched(4, mapping)
   assert donated and all(donated)
+
+
+def test_shard_map_takes_the_same_steps_to_the_bit():
+  """How JAX maps a step over devices is not seen in what it computes."""
+  ours, theirs = (searched(4, name)[:2] for name in ('pmap', 'shard_map'))
+  for x, y in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
+    assert np.array_equal(x, y)
 
 
 def test_number_of_devices_does_not_change_the_search():

@@ -14,7 +14,7 @@ from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core import tpu_compiler
 from spnas_jax.core.errors import UserError
-from spnas_jax.core.parallel import AXIS, average, pmap_step
+from spnas_jax.core.parallel import AXIS, average, mapped_step
 from spnas_jax.core.tpu_compiler import (
   CHIPS,
   GIB,
@@ -142,7 +142,7 @@ def test_a_step_lowered_for_this_machine_is_read_like_a_tpu_s():
     {'w': jax.ShapeDtypeStruct((6, 5), jnp.float32)},
     {'image': jax.ShapeDtypeStruct((4, 2, 6), jnp.float32)},
   )
-  facts = read(pmap_step(step).lower(*shapes).compile(), 1.5)
+  facts = read(mapped_step(step).lower(*shapes).compile(), 1.5)
   assert sum(facts.all_reduce_bytes) == 6 * 5 * 4 + 4
   assert facts.peak_bytes >= facts.temp_bytes
   assert facts.argument_bytes >= 6 * 5 * 4

@@ -162,6 +162,7 @@ def test_stage(config, device, tmp_path):
   assert 'Do not search with it' in result['verdict']
   png = (tmp_path / 'run/validate_table.png').read_bytes()
   assert png.startswith(b'\x89PNG')
+  assert '</svg>' in (tmp_path / 'run/validate_table.svg').read_text()
   assert len(device.taken) == 2 * (6 + 2)
   assert json.loads(json.dumps(result)) == result
   assert validate_table.run(config, workdir) == result

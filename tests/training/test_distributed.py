@@ -160,6 +160,48 @@ def test_both_processes_resume(together, tmp_path):
     assert ours[key] == theirs[key], key
 
 
+@pytest.mark.slow
+def test_shard_map_finds_the_same_bits(together, tmp_path):
+  """In two processes: its search, training and evaluation are pmap's."""
+  workdir, _ = together
+  option = '--config.processes.mapping=shard_map'
+  command = tiny_run.command('all', tmp_path, option)
+  ends = run_together([command[0], '-c', THREE_STAGES, *command[2:]])
+  for code, _, err in ends:
+    assert code == 0, err[-2000:]
+  ours, theirs = (tiny_run.results(w) for w in (tmp_path, workdir))
+  for stage, key in (
+    ('search', 'params_sha256'),
+    ('search', 'architecture'),
+    ('train', 'params_sha256'),
+    ('evaluate', 'cross_entropy'),
+  ):
+    assert ours[stage][key] == theirs[stage][key], (stage, key)
+
+
+@pytest.mark.slow
+def test_two_processes_find_the_curve_of_one(tmp_path):
+  """One supernet for several targets: process 0 decides for both."""
+  options = (
+    '--config.search.method=worth',
+    '--config.search.curve_points=3',
+    '--config.search.worth.networks=20',
+    '--config.search.worth.images=100',
+  )
+  two = run_together(tiny_run.command('search', tmp_path / 'two', *options))
+  for code, _, err in two:
+    assert code == 0, err[-2000:]
+  one = tiny_run.run(tiny_run.command('search', tmp_path / 'one', *options))
+  assert one.returncode == 0, one.stderr[-2000:]
+  ours, theirs = (
+    tiny_run.results(tmp_path / name)['search']['curve']
+    for name in ('two', 'one')
+  )
+  assert len(ours) == 3
+  for key in ('name', 'target_ms', 'predicted_ms', 'architecture'):
+    assert [p[key] for p in ours] == [p[key] for p in theirs], key
+
+
 @pytest.fixture(scope='module')
 def four(tmp_path_factory):
   """A search by four processes of one device."""

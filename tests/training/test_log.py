@@ -19,7 +19,7 @@ from terminal import on_terminal
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core import live_line, preemption
 from spnas_jax.core.errors import Diverged, Preempted
-from spnas_jax.core.parallel import pmap_step
+from spnas_jax.core.parallel import mapped_step
 from spnas_jax.stages import search, train
 from spnas_jax.training import events, log, trace
 from spnas_jax.training.events import Drawn
@@ -69,7 +69,7 @@ def steps(workdir, step=None, total=TOTAL, draw=None, **changes):
     'train',
     Workdir(workdir),
     OneNumber(jnp.int32(0), jnp.float32(0)),
-    pmap_step(step or one),
+    mapped_step(step or one),
     batches,
     length=Length(10, total),
     recipe=recipe,
@@ -110,8 +110,10 @@ def test_what_compiling_took_is_said_the_next_time(tmp_path, capfd):
 
 @pytest.mark.parametrize('text', ['', '[]', '{}', '{"seconds": "x"}'])
 def test_a_damaged_note_of_it_is_not_believed(tmp_path, capfd, text):
-  Workdir(tmp_path).write('train/compiled.json', text)
+  for name in ('compiled', 'spent'):
+    Workdir(tmp_path).write(f'train/{name}.json', text)
   steps(tmp_path)
+  assert 0 < Workdir(tmp_path).spent('train') < 600
   assert capfd.readouterr().err.splitlines()[0] == 'train  compiling the step'
 
 

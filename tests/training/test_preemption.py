@@ -1,5 +1,6 @@
 """SIGTERM: a checkpoint, an exit code of its own, the same bits afterwards."""
 
+import json
 import signal
 import time
 
@@ -34,11 +35,16 @@ def test_a_search_goes_on_from_the_step_it_was_stopped_at(tmp_path):
   assert 4 <= step < 16
   saved = tmp_path / 'run/search/checkpoints'
   assert [path.name for path in saved.iterdir()] == [str(step)]
+  spent = tmp_path / 'run/search/spent.json'
+  assert json.loads(spent.read_text())['seconds'] > 0
+  spent.write_text('{"seconds": 1000}')
   done = tiny_run.run(command)
   assert f'resuming at step {step} of 16' in done.stdout
   whole = tiny_run.results(tiny_run.finished())['search']
   result = tiny_run.results(tmp_path / 'run')['search']
   assert result['params_sha256'] == whole['params_sha256']
+  # What the search cost has both parts.
+  assert 1000 < result['seconds'] < result['wall_seconds'] < 2000
 
 
 def test_outside_of_a_loop_it_ends_at_once(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import tiny_run
 from ml_collections import ConfigDict
 
-from spnas_jax.core.parallel import pmap_eval, replicate
+from spnas_jax.core.parallel import mapped_eval, replicate
 from spnas_jax.data import cached_batches, datasets, input_pipeline, unreadable
 from spnas_jax.data.input_pipeline import test_images as first_test_images
 from spnas_jax.training.scoring import (
@@ -31,7 +31,7 @@ from spnas_jax.training.steps import (
 
 def counted(logits, labels, mask):
   """(sums, worst) of [b, classes] on four devices; images are their rows."""
-  step = pmap_eval(make_detailed_eval_step(lambda _, x: x[:, 0, 0], 1))
+  step = mapped_eval(make_detailed_eval_step(lambda _, x: x[:, 0, 0], 1))
   batch = {
     'image': logits[:, None, None],
     'label': labels.astype(np.int32),
@@ -147,9 +147,11 @@ def test_a_split_in_detail(cache, folder):
     return images.mean((1, 2))[:, :2] * jnp.array([1.0, -1.0])
 
   nothing = replicate(jnp.float32(0))
-  detailed = pmap_eval(make_detailed_eval_step(apply, 1))
+  detailed = mapped_eval(make_detailed_eval_step(apply, 1))
   details = score_in_detail(detailed, nothing, config, 'test')
-  plain = score_split(pmap_eval(make_eval_step(apply)), nothing, config, 'test')
+  plain = score_split(
+    mapped_eval(make_eval_step(apply)), nothing, config, 'test'
+  )
   assert details.scores == {
     **plain,
     'cross_entropy': pytest.approx(plain['cross_entropy'], rel=1e-6),
@@ -216,7 +218,7 @@ def summary(folder, cache):
 
   step = make_detailed_eval_step(apply, jax.process_count())
   details = score_in_detail(
-    pmap_eval(step), replicate(jnp.float32(0)), photos(folder, cache), 'test'
+    mapped_eval(step), replicate(jnp.float32(0)), photos(folder, cache), 'test'
   )
   found = {
     **details.worst,

@@ -19,8 +19,8 @@ from tiny_search import (
 from spnas_jax.config.defaults import default_config
 from spnas_jax.core.parallel import (
   AXIS,
-  pmap_eval,
-  pmap_step,
+  mapped_eval,
+  mapped_step,
   replicas_agree,
   replicate,
 )
@@ -53,7 +53,7 @@ def trained(num_devices, class_weights=None):
   optimizer = weight_optimizer(c.optimizer, schedule)
   variables = tiny.jit(net.init)(jax.random.key(0), tiny.images(1, SMALL))
   state = TrainState.create(tiny.randomise(variables), optimizer)
-  step = pmap_step(
+  step = mapped_step(
     make_train_step(net, optimizer, schedule, c, 0, class_weights),
     devices=jax.local_devices()[:num_devices],
   )
@@ -127,7 +127,7 @@ def test_mixup_reaches_the_step():
   def ce(**changes):
     own = c.copy_and_resolve_references()
     own.update(changes)
-    step = pmap_step(
+    step = mapped_step(
       make_train_step(net, optimizer, lambda step: 0.0, own, seed=0),
       devices=jax.local_devices()[:1],
     )
@@ -230,7 +230,7 @@ def test_eval_step_sums_over_devices():
   logits = rng.normal(size=(16, 10)).astype(np.float32)
   labels = rng.integers(10, size=16)
   mask = (np.arange(16) < 13).astype(np.float32)
-  step = pmap_eval(make_eval_step(lambda scale, x: scale * x))
+  step = mapped_eval(make_eval_step(lambda scale, x: scale * x))
   batch = {'image': logits, 'label': labels, 'mask': mask}
   got = step(
     replicate(jnp.float32(2.0)),
