@@ -239,8 +239,9 @@ class Workdir:
       noted = (self._read_object(f'{stage}/spent.json') or {}).get('seconds')
     except UserError:  # No run stops for it.
       return 0.0
-    fits = isinstance(noted, (int, float)) and math.isfinite(noted)
-    return max(0.0, noted) if fits else 0.0
+    if isinstance(noted, (int, float)) and math.isfinite(noted):
+      return max(0.0, noted)
+    return 0.0
 
   def finish(
     self,
