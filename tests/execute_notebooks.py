@@ -3,16 +3,19 @@
   python -m tests.execute_notebooks             # all of them
   python -m tests.execute_notebooks quickstart
 
-What differs between two runs without being a result is taken out: times of
-execution, what goes to stderr (progress, warnings of libraries), where this
-checkout lies.
+Those that time models run alone, the others two at a time. What differs between
+two runs without being a result is taken out: times of execution, what goes to
+stderr (progress, warnings of libraries), where this checkout lies.
 """
 
 from __future__ import annotations
 
 import argparse
+import concurrent.futures
 import pathlib
 import shutil
+import subprocess
+import sys
 import time
 import tomllib
 
@@ -22,6 +25,8 @@ from nbclient import NotebookClient
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 FOLDER = ROOT / 'notebooks'
 PATHS = sorted(FOLDER.glob('*.ipynb'))
+# Other work would be in the times that they show.
+ALONE = ('latency', 'quickstart')
 _COLAB = 'https://colab.research.google.com'
 
 
@@ -119,18 +124,37 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   names = [path.stem for path in PATHS]
   parser.add_argument('names', nargs='*', default=names, help=', '.join(names))
-  for name in parser.parse_args().names:
-    path, start = FOLDER / f'{name}.ipynb', time.monotonic()
-    notebook = nbformat.read(path, as_version=4)
-    stamp(notebook, name, address())
-    # Stages that an earlier call finished would print nothing.
-    shutil.rmtree(FOLDER / 'runs' / name, ignore_errors=True)
-    execute(notebook)
-    tidy(notebook)
-    nbformat.write(notebook, path)
-    kilobytes = path.stat().st_size / 1000
-    seconds = time.monotonic() - start
-    print(f'{name}: {seconds:.0f} s, {kilobytes:.0f} kB', flush=True)
+  chosen = parser.parse_args().names
+  if len(chosen) == 1:
+    renew(*chosen)
+    return
+  for name in chosen:
+    if name in ALONE:
+      start_process(name)
+  others = [name for name in chosen if name not in ALONE]
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    list(pool.map(start_process, others))
+
+
+def start_process(name: str) -> None:
+  """A process of its own for one notebook, waited for."""
+  command = [sys.executable, '-m', 'tests.execute_notebooks', name]
+  subprocess.run(command, cwd=ROOT, check=True)
+
+
+def renew(name: str) -> None:
+  """Executes a notebook and writes it with what it showed."""
+  path, start = FOLDER / f'{name}.ipynb', time.monotonic()
+  notebook = nbformat.read(path, as_version=4)
+  stamp(notebook, name, address())
+  # Stages that an earlier call finished would print nothing.
+  shutil.rmtree(FOLDER / 'runs' / name, ignore_errors=True)
+  execute(notebook)
+  tidy(notebook)
+  nbformat.write(notebook, path)
+  kilobytes = path.stat().st_size / 1000
+  seconds = time.monotonic() - start
+  print(f'{name}: {seconds:.0f} s, {kilobytes:.0f} kB', flush=True)
 
 
 if __name__ == '__main__':
