@@ -160,10 +160,11 @@ def _label_ramp(ax, steps, values, led, colours):
   right = max(
     _next_below(steps, values, level), _next_below(led.steps, led.values, level)
   )
-  # Where there is no room, above the ramp's start at the right end.
+  # Where there is no room, above the ramp's start at the right end, narrow: a
+  # curve that overshoots falls there.
   late = right > 0.55 * steps[-1]
   ax.annotate(
-    'ramp of the target',
+    'ramp of\nthe target' if late else 'ramp of the target',
     (1, values[0]) if late else (right, level),
     xycoords=('axes fraction' if late else 'data', 'data'),
     xytext=(-3, 6) if late else (10, 4),
