@@ -34,11 +34,12 @@ def default_config() -> ConfigDict:
   config.device = 'host'
   # Several machines as one run: address and port of process 0 ('HOST:PORT'),
   # number of processes, and which one this is, from 0; '' = what
-  # JAX_COORDINATOR_ADDRESS and its kin say, or the TPU's metadata.
-  config.processes = ConfigDict({'coordinator': '', 'count': 1, 'index': 0})
-  # How JAX maps a step over the devices: 'pmap', or 'shard_map' (jit of
-  # shard_map, which JAX recommends). The results are the same to the bit.
-  config.processes.mapping = 'pmap'
+  # JAX_COORDINATOR_ADDRESS and its kin say, or the TPU's metadata. `mapping`:
+  # how JAX maps a step over the devices, by 'pmap' or by 'shard_map' (jit of
+  # shard_map, which JAX recommends); the results are the same to the bit.
+  config.processes = ConfigDict(
+    {'coordinator': '', 'count': 1, 'index': 0, 'mapping': 'pmap'}
+  )
   config.dataset = datasets.default_config()
   config.space = _space()
   config.search = _search()
