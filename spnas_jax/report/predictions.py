@@ -50,7 +50,7 @@ def words(found: Findings) -> str:
   known, fitted = unseen(found), calibrating(found)
   lines = []
   if known:
-    lines.append('Blue: random networks that the latency table has not seen.')
+    lines.append('Blue: networks that the latency table has not seen.')
   if fitted:
     lines.append(
       'Green circles: those that its factor was fitted to.'

@@ -93,6 +93,7 @@ def main() -> None:
     )
     times = [row['measured_ms'] for row in first['networks']]
     result[kind] = {
+      'date': table.date,
       'entries': len(table.entries),
       'factor': table.factor,
       'fit_mean_abs_pct': table.calibration['mean_abs_pct'],

@@ -113,8 +113,9 @@ def table_kinds(r: dict[str, Any]) -> Figures:
     other = own['by_float32_table']
     yield (
       f'latency table, {kind.replace("_", " ")}, {r["num_networks"]} unseen '
-      f"networks, {r['space']}: mean error at the day's speed, rank "
-      'correlation, repeats within',
+      f'networks, {r["space"]}, {own["date"]} at load '
+      f"{own['conditions']['load_1_min']:.0f}: mean error at the day's speed, "
+      'rank correlation, repeats within',
       f'{own["mean_abs_pct_at_todays_speed"]:.2f}%, '
       f'{own["rank_correlation"]:.3f}, {own["repeat_pct"]:.2f}%',
     )
@@ -123,6 +124,15 @@ def table_kinds(r: dict[str, Any]) -> Figures:
       f'{other["mean_abs_pct"]:.1f}%, '
       f'{other["mean_abs_pct_with_best_factor"]:.1f}%',
     )
+
+
+def mapping(r: dict[str, Any]) -> Figures:
+  least, *_, most = sorted(r['all_ratios'])
+  yield (
+    f'digits search step on {r["devices"]} CPU devices: jit of shard_map / '
+    'pmap, median of rounds (all)',
+    f'{r["shard_map_over_pmap"]:.3f} ({least:.2f} to {most:.2f})',
+  )
 
 
 def multipath(r: dict[str, Any]) -> Figures:
@@ -180,6 +190,7 @@ SCRIPTS: dict[str, Callable[[dict[str, Any]], Figures]] = {
   'bench_export': export,
   'bench_table': table,
   'bench_table_kinds': table_kinds,
+  'bench_mapping': mapping,
   'bench_tpu': tpu,
   'bench_gpu': step,
 }
