@@ -328,7 +328,7 @@ def gate_history(
   groups: dict[str, list[int]] = {}
   for position, row in enumerate(rows):
     groups.setdefault(row.group, []).append(position)
-  pitch = 0.17 if len(rows) <= 30 else 0.125
+  pitch, crowded = (0.17, 1) if len(rows) <= 30 else (0.125, 2)
   heights = [max(0.3, pitch * len(own)) for own in groups.values()]
   height = sum(heights) + _GAP * len(heights) + 1.05
   figure = Figure((WIDTH, height), facecolor=colours.surface)
@@ -350,7 +350,8 @@ def gate_history(
       rasterized=logits.size > DENSE,
     )
     ax.set_ylim(len(own), 0)
-    shown = range(0, len(own), -(-len(own) // 10))
+    # As many names as there is room for, ten at most.
+    shown = range(0, len(own), max(-(-len(own) // 10), crowded))
     ax.set_yticks(
       [i + 0.5 for i in shown], [f'layer {rows[own[i]].layer}' for i in shown]
     )
