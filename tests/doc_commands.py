@@ -14,7 +14,8 @@ import doc_pages
 # in a block of shell commands is run by test_commands_run.py.
 NOT_RUN = (
   (r'make (test|test-all|format|bench|docs)\b', 'would run this test'),
-  (r'gcloud', 'needs an account at Google Cloud'),
+  (r'gcloud|scripts/tpu', 'needs an account at Google Cloud'),
+  (r'requirements-cuda|srun|dtype=bfloat16', 'needs a GPU'),
   (r'tensorboard', 'serves until it is stopped'),
   (r'--stage=compile', 'needs libtpu; tests/stages/test_compile.py'),
   (r'device=ssh', 'needs another computer; tests/latency/test_ssh.py'),
@@ -25,7 +26,8 @@ NOT_RUN = (
 )
 BASH = shutil.which('bash') or '/bin/bash'
 # Programs beside Python and what comes with a system.
-PROGRAMS = {'adb', 'apt-get', 'gcloud', 'git', 'make', 'pip', 'tensorboard'}
+PROGRAMS = {'adb', 'apt-get', 'gcloud', 'git', 'make', 'pip', 'srun'}
+PROGRAMS |= {'tensorboard'}
 # Of the system, which a block may need to get to its next command.
 _TOOLS = ('basename', 'cat', 'cp', 'head', 'ls', 'mkdir', 'sleep')
 # Bash runs a block, and writes down what it would start: no parser of ours has
@@ -35,6 +37,8 @@ command_not_found_handle() { printf '%s\\0' "$#" "$@" >&3; }
 timeout() { shift 2; "$@"; }
 cd() { :; }
 .() { :; }
+scripts/again.sh() { "$@"; }
+scripts/tpu.sh() { command_not_found_handle scripts/tpu.sh "$@"; }
 """
 
 

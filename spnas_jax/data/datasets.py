@@ -28,6 +28,7 @@ RANGES = {
   'train_examples': (0, 2**31 - 1),
   'test_examples': (0, 2**31 - 1),
   'shuffle_buffer': (1, 2**31 - 1),
+  'record_shares': (0, 4096),
   'split_seed': (0, 2**31 - 1),
   'shrink_to': (0, 2**15),
 }
@@ -108,6 +109,11 @@ def default_config() -> ConfigDict:
   # Undecoded records that are shuffled at a time when cache is off, and so
   # kept in memory; cached images are always shuffled all together.
   config.shuffle_buffer = 16_384
+  # Even shares of the training records when cache is off, each with a buffer of
+  # its own: a multiple of the number of processes, and a divisor of the batch.
+  # It fixes what a batch is made of for every number of processes that divides
+  # it; 0 = as many as processes.
+  config.record_shares = 0
   return config
 
 

@@ -49,8 +49,8 @@ def train_batches(
   """Endless training batches of this process.
 
   An epoch is `num_examples // batch_size` steps; each is shuffled anew. Cached
-  data give the same global batches for any number of processes; records give
-  each process an even share of the split (see `record_batches.train_epoch`).
+  data give the same global batches for any number of processes, records for any
+  that divides `dataset.record_shares`.
 
   Args:
     dataset_config: the `dataset` section, see `datasets.default_config`.
@@ -87,21 +87,35 @@ def train_batches(
     )
   from spnas_jax.data import record_batches
 
-  return itertools.chain.from_iterable(
-    record_batches.train_epoch(
-      dataset_config,
-      split,
-      local_batch=batch_size // count,
-      steps=steps,
-      seed=seed,
-      epoch=epoch,
-      first_step=max(start_step - epoch * steps, 0),
-      dtype=dtype,
-      process_index=index,
-      process_count=count,
-    )
-    for epoch in itertools.count(start_step // steps)
-  )
+  shares = _shares(dataset_config, batch_size, count)
+  own = shares // count
+
+  def epochs() -> Iterator[Batch]:
+    for epoch in itertools.count(start_step // steps):
+      parts = [
+        record_batches.train_epoch(
+          dataset_config,
+          split,
+          local_batch=batch_size // shares,
+          steps=steps,
+          seed=seed,
+          epoch=epoch,
+          first_step=max(start_step - epoch * steps, 0),
+          dtype=dtype,
+          share=share,
+          shares=shares,
+        )
+        for share in range(index * own, (index + 1) * own)
+      ]
+      for batches in zip(*parts, strict=True):
+        yield {
+          key: np.concatenate([batch[key] for batch in batches])
+          if own > 1
+          else value
+          for key, value in batches[0].items()
+        }
+
+  return epochs()
 
 
 def eval_batches(
@@ -308,6 +322,20 @@ def _process(
       f'processes, {count}.'
     )
   return index, count
+
+
+def _shares(
+  dataset_config: ConfigDict, batch_size: int, process_count: int
+) -> int:
+  """Shares of the training records: those of a process are read by it alone."""
+  shares = dataset_config.record_shares or process_count
+  if shares % process_count or batch_size % shares:
+    raise UserError(
+      f'dataset.record_shares is {shares}, allowed: a multiple of the number '
+      f'of processes, {process_count}, by which the batch of {batch_size} can '
+      'be divided, or 0.'
+    )
+  return shares
 
 
 def _checked_info(dataset_config: ConfigDict) -> DatasetInfo:

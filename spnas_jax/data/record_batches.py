@@ -44,38 +44,38 @@ def train_epoch(
   epoch: int,
   first_step: int,
   dtype: str,
-  process_index: int,
-  process_count: int,
+  share: int,
+  shares: int,
 ) -> Iterator[Batch]:
   """Batches of one epoch from a given step on.
 
-  Each process reads its own even share of the split, so the composition of the
-  batches depends on their number, though on nothing else but the arguments.
+  They come from one even share of the split, so the composition of the global
+  batches depends on the number of shares.
 
   Args:
     dataset_config: the `dataset` section.
     split: 'train' or 'validation'.
-    local_batch: images per step of this process.
+    local_batch: images per step of this share.
     steps: steps of an epoch.
     seed: seed of the run.
     epoch: number of the epoch, counted from 0.
     first_step: steps of this epoch to skip; their records are read and
       dropped, never decoded.
     dtype: 'float32' or 'bfloat16'.
-    process_index: number of this process.
-    process_count: number of processes.
+    share: number of this share, from 0.
+    shares: how many there are.
   """
   builder = datasets.open_builder(dataset_config)
   instruction = tfds.even_splits(
     datasets.read_instruction(dataset_config, builder, split),
-    process_count,
+    shares,
     drop_remainder=True,
-  )[process_index]
+  )[share]
   shuffle_seed, image_seed = (
     int(value)
-    for value in np.random.SeedSequence(
-      [seed, epoch, process_index]
-    ).generate_state(2, np.uint32)
+    for value in np.random.SeedSequence([seed, epoch, share]).generate_state(
+      2, np.uint32
+    )
   )
   images = _ImageReader(dataset_config, builder)
 
@@ -107,7 +107,7 @@ def train_epoch(
     without=unreadable.replaced,
     problem=images.problem,
     share=builder.info.splits[instruction],
-    tell=_teller(process_count),
+    tell=_teller(shares),
   )
 
 
@@ -322,6 +322,6 @@ def _with_place(record: dict[str, Any], names: list[str]) -> dict[str, Any]:
   return {**record, 'place': tf.strings.join([place, *words])}
 
 
-def _teller(process_count: int) -> Callable[[str], None]:
+def _teller(shares: int) -> Callable[[str], None]:
   """How lines are printed: a share that no other process reads, by its own."""
-  return say if process_count == 1 else functools.partial(print, flush=True)
+  return say if shares == 1 else functools.partial(print, flush=True)

@@ -124,9 +124,16 @@ def finish(workdir: pathlib.Path, table: pathlib.Path) -> str:
 
 
 def files(workdir: pathlib.Path) -> set[str]:
-  """Paths, without what carries a time or a machine's name in it."""
+  """Paths, without what carries a time or a machine's name in it.
+
+  The library that writes checkpoints draws names for the files with their data.
+  """
   found = {str(path.relative_to(workdir)) for path in workdir.rglob('*')}
-  return {path for path in found if 'events/' not in path}
+  return {
+    re.sub(r'/d/[0-9a-f]{32}$', '/d/*', path)
+    for path in found
+    if 'events/' not in path
+  }
 
 
 def main() -> None:

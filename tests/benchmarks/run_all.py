@@ -1,4 +1,4 @@
-"""Runs every timing benchmark, one after the other, and writes benchmarks.md.
+"""Runs every benchmark, one after the other, and writes benchmarks.md.
 
   make bench                        (TORCH_PYTHON=peers/bin/python for PyTorch)
   python -m tests.benchmarks.run_all [--only=bench_step,bench_input]
@@ -135,6 +135,28 @@ def mapping(r: dict[str, Any]) -> Figures:
   )
 
 
+def interrupted(r: dict[str, Any]) -> Figures:
+  codes = ', '.join(f'{name}: {n}' for name, n in r['codes'].items() if n)
+  yield (
+    f'digits search, {r["interruptions"]} interruptions at random moments '
+    f'({codes}): same bits at the end, files that differ',
+    f'{"yes" if r["same_bits"] else "no"}, {len(r["files_that_differ"])}',
+  )
+
+
+def soaked(r: dict[str, Any]) -> Figures:
+  what = f'digits search, {r["steps"]:,} steps'
+  yield (
+    f'{what}: memory, MiB per 1,000 steps',
+    f'{r["mib_per_1000_steps"]:.2f} ± {r["standard_error"]:.2f}',
+  )
+  rates = r['steps_per_s_of_tenths']
+  yield (
+    f'{what}: steps/s in the first and the last tenth',
+    f'{rates[0]} and {rates[-1]}',
+  )
+
+
 def multipath(r: dict[str, Any]) -> Figures:
   size = f'batch {r["batch_size"]} at {r["image_size"]} px'
   for method, row in r['methods'].items():
@@ -191,6 +213,8 @@ SCRIPTS: dict[str, Callable[[dict[str, Any]], Figures]] = {
   'bench_table': table,
   'bench_table_kinds': table_kinds,
   'bench_mapping': mapping,
+  'interruptions': interrupted,
+  'soak': soaked,
   'bench_tpu': tpu,
   'bench_gpu': step,
 }

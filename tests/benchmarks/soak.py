@@ -2,11 +2,11 @@
 
   python -m tests.benchmarks.soak [--steps=20000] [--runs=FOLDER]
 
-A search on digits with checkpoints, in a process of its own. Its resident
-memory is read at every logged step. Prints one JSON object: memory and steps/s
-in tenths of the run, the slope of memory over steps by least squares (the first
-tenth left out: caches fill) with its standard error, and the pace of a fixed
-loop of Python meanwhile, since the machine may be slower than before.
+The search of `interruptions` with checkpoints, in a process of its own. Its
+resident memory is read at every logged step. Prints one JSON object: memory and
+steps/s in tenths of the run, the slope of memory over steps by least squares
+(the first tenth left out: caches fill) with its standard error, and the pace of
+a fixed loop of Python meanwhile, since the machine may be slower than before.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 
 import numpy as np
 
+from tests.benchmarks.interruptions import OPTIONS, make_table
 from tests.benchmarks.stages import ROOT
 
 BATCH, IMAGES, CHECKPOINTS = 32, 1437, 100
@@ -53,17 +54,16 @@ def main() -> None:
   arguments = parser.parse_args()
   epochs = arguments.steps / STEPS_PER_EPOCH
   runs = pathlib.Path(arguments.runs or tempfile.mkdtemp())
+  table = make_table(runs / 'table')
   process = subprocess.Popen(
     [
       *(sys.executable, 'main.py', '--stage=search'),
-      *('--config=configs/digits.py', f'--workdir={runs}'),
-      '--config.dataset.image_size=16',
-      f'--config.search.batch_size={BATCH}',
+      *('--config=configs/digits.py', f'--workdir={runs / "search"}'),
+      *(option.replace('TABLE', str(table)) for option in OPTIONS),
       f'--config.search.epochs={epochs}',
       f'--config.search.warmup_epochs={epochs / 4}',
       '--config.search.log_every_steps=50',
       f'--config.search.checkpoint_epochs={epochs / CHECKPOINTS}',
-      '--config.latency_table=latency/digits_host.json',
     ],
     cwd=ROOT,
     stderr=subprocess.PIPE,

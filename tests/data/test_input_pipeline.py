@@ -186,6 +186,40 @@ def test_processes_share_records_out(jpegs):
   assert sorted(np.concatenate(seen)) == list(range(NUM_TRAIN))
 
 
+def test_shares_make_batches_of_records_the_same_for_all_process_counts(jpegs):
+  """Also where a stream begins in the middle of an epoch."""
+  config = changed(jpegs, record_shares=4)
+  whole = train(config, 7, batch_size=16)
+  for count in (2, 4):
+    parts = [
+      train(
+        *(config, 4),
+        batch_size=16,
+        start_step=3,
+        process_index=i,
+        process_count=count,
+      )
+      for i in range(count)
+    ]
+    for batch, *own in zip(whole[3:], *parts, strict=True):
+      joined = {key: np.concatenate([p[key] for p in own]) for key in batch}
+      assert_same(batch, joined)
+  # An epoch, which is four steps, has every image once.
+  epoch = np.concatenate([batch['label'] for batch in whole[:4]])
+  assert sorted(epoch) == list(range(NUM_TRAIN))
+
+
+@pytest.mark.parametrize(('shares', 'count'), [(3, 2), (6, 2), (1, 2)])
+def test_shares_that_cannot_be_shared_out_are_named(jpegs, shares, count):
+  message = error_line(
+    *(train, changed(jpegs, record_shares=shares), 1),
+    batch_size=16,
+    process_index=0,
+    process_count=count,
+  )
+  assert f'dataset.record_shares is {shares}, allowed: a multiple' in message
+
+
 def test_shuffling_reaches_across_the_buffer(jpegs):
   (batch,) = train(changed(jpegs, shuffle_buffer=NUM_TRAIN), 1, batch_size=64)
   assert sorted(batch['label']) == list(range(NUM_TRAIN))

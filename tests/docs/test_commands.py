@@ -40,6 +40,12 @@ def test_commands_are_taken(block, tmp_path, monkeypatch):
       check_python(arguments)
     elif program == 'spnas':
       check_run(arguments)
+    elif program == 'scripts/tpu.sh':
+      action, *rest = arguments
+      script = (doc_pages.ROOT / program).read_text()
+      assert f'\n  {action})\n' in script
+      if action == 'run':
+        check_run(rest)
     elif program == 'make':
       targets = [a for a in arguments if '=' not in a]
       makefile = (doc_pages.ROOT / 'Makefile').read_text()
