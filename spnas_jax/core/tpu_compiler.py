@@ -8,6 +8,7 @@ carry none, and the input pipeline.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import importlib.metadata
 import math
@@ -83,7 +84,7 @@ class Compiled(NamedTuple):
   output_bytes: int
   peak_bytes: int
   all_reduce_bytes: tuple[int, ...]
-  estimated_cycles: int
+  cycles_by_kind: dict[str, int]
   seconds: float
 
 
@@ -199,7 +200,7 @@ def read(compiled: Any, seconds: float) -> Compiled:
     + memory.output_size_in_bytes
     - memory.alias_size_in_bytes,
     all_reduce_bytes=all_reduce_bytes(text),
-    estimated_cycles=estimated_cycles(text),
+    cycles_by_kind=cycles_by_kind(text),
     seconds=seconds,
   )
 
@@ -228,9 +229,11 @@ def describe(outcome: Compiled | TooLarge, kind: str) -> dict[str, Any]:
       'num_all_reduces': None,
       'all_reduce_bytes': None,
       'estimated_cycles': None,
+      'cycles_by_kind': None,
       'estimated_step_seconds': None,
       'compile_seconds': None,
     }
+  cycles = sum(outcome.cycles_by_kind.values())
   return result | {
     'temp_bytes_per_device': outcome.temp_bytes,
     'argument_bytes_per_device': outcome.argument_bytes,
@@ -238,10 +241,11 @@ def describe(outcome: Compiled | TooLarge, kind: str) -> dict[str, Any]:
     'peak_bytes_per_device': outcome.peak_bytes,
     'num_all_reduces': len(outcome.all_reduce_bytes),
     'all_reduce_bytes': sum(outcome.all_reduce_bytes),
-    'estimated_cycles': outcome.estimated_cycles,
+    'estimated_cycles': cycles,
+    'cycles_by_kind': outcome.cycles_by_kind,
     'estimated_step_seconds': None
     if chip.clock_hz is None
-    else outcome.estimated_cycles / chip.clock_hz,
+    else cycles / chip.clock_hz,
     'compile_seconds': round(outcome.seconds, 3),
   }
 
@@ -309,13 +313,25 @@ def _shape_bytes(shape: str) -> int:
   return total
 
 
-def estimated_cycles(text: str) -> int:
-  """Sum of the compiler's estimates over the operations of a module.
+def cycles_by_kind(text: str) -> dict[str, int]:
+  """The compiler's estimates over the operations of a module, by what they do.
 
   Fused operations carry no estimate besides their fusion's, so nothing counts
-  twice.
+  twice. A fusion bears the name of one of its operations: what a convolution is
+  fused with, as a norm's statistics, counts as the convolution.
+
+  Returns:
+    'forward' and 'backward' with the part of a block, as in 'backward
+    depthwise', and 'other' (gates, losses, optimizer) -> cycles, most first.
   """
-  return sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text)))
+  found: collections.Counter[str] = collections.Counter()
+  for line in text.splitlines():
+    if cycles := re.search(r'"estimated_cycles":"(\d+)"', line):
+      # .../transpose(jvp(SuperNet))/layer03/depthwise/...
+      name = re.search(r'op_name="[^"]*\(\w+Net\)+/(?:[a-z]+\d+/)?(\w+)', line)
+      way = 'backward' if 'transpose(jvp' in line else 'forward'
+      found[f'{way} {name[1]}' if name else 'other'] += int(cycles[1])
+  return dict(found.most_common())
 
 
 def needed_bytes(message: str) -> int | None:

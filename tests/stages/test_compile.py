@@ -22,8 +22,8 @@ from spnas_jax.core.tpu_compiler import (
   TooLarge,
   all_reduce_bytes,
   bisect,
+  cycles_by_kind,
   describe,
-  estimated_cycles,
   fits,
   needed_bytes,
   read,
@@ -41,7 +41,14 @@ HloModule jit_step, is_scheduled=true
 
 ENTRY %main (a: f32[8]) -> f32[8] {
   %fusion.1 = f32[8]{0:T(256)} fusion(%a), kind=kLoop, calls=%fused, \
+metadata={op_name="jit(f)/transpose(jvp(SuperNet))/layer03/depthwise/conv"}, \
 backend_config={"estimated_cycles":"1200","flag_configs":[]}
+  %fusion.3 = f32[8]{0:T(256)} fusion(%a), kind=kLoop, calls=%fused, \
+metadata={op_name="jit(f)/jvp(SuperNet)/first0/depthwise/cond/conv"}, \
+backend_config={"estimated_cycles":"500"}
+  %fusion.5 = f32[8]{0:T(256)} fusion(%a), kind=kLoop, calls=%fused, \
+metadata={op_name="jit(f)/jvp(SuperNet)/layer11/depthwise/cond/conv"}, \
+backend_config={"estimated_cycles":"300"}
   %all-reduce.4 = (f32[3,5]{1,0:T(8,128)S(1)}, /*index=1*/bf16[4]{0:T(512)\
 (128)(2,1)}) all-reduce(%fusion.1, %x), channel_id=1, to_apply=%region
   %get-tuple-element.7 = f32[3,5]{1,0} get-tuple-element(%all-reduce.4), \
@@ -55,7 +62,7 @@ backend_config={"estimated_cycles":"34"}
 
 
 def compiled(peak: float, cycles: int = 700) -> Compiled:
-  return Compiled(int(peak), 10, 10, int(peak), (8, 4), cycles, 1.0)
+  return Compiled(int(peak), 10, 10, int(peak), (8, 4), {'other': cycles}, 1.0)
 
 
 def test_all_reduces_are_counted_with_their_bytes():
@@ -63,8 +70,12 @@ def test_all_reduces_are_counted_with_their_bytes():
   assert all_reduce_bytes('ENTRY %main { }') == ()
 
 
-def test_cycles_are_summed():
-  assert estimated_cycles(HLO) == 1234
+def test_cycles_are_summed_by_what_they_are_for():
+  assert list(cycles_by_kind(HLO).items()) == [
+    ('backward depthwise', 1200),
+    ('forward depthwise', 800),
+    ('other', 34),
+  ]
 
 
 @pytest.mark.parametrize(
