@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import datetime
 import importlib.metadata
 import json
 import os
@@ -122,6 +123,7 @@ def price(row: Row) -> dict[str, Any]:
     'num_devices': len(devices),
     'params': num_trainable(contestant),
     'libtpu': importlib.metadata.version('libtpu'),
+    'date': datetime.date.today().isoformat(),
     'programs': [
       describe(try_batch(program, devices, SHARE), kind) for program in own
     ],

@@ -147,13 +147,13 @@ def interrupted(r: dict[str, Any]) -> Figures:
 def soaked(r: dict[str, Any]) -> Figures:
   what = f'digits search, {r["steps"]:,} steps'
   yield (
-    f'{what}: memory, MiB per 1,000 steps',
+    f'{what}: memory in the second half, MiB per 1,000 steps',
     f'{r["mib_per_1000_steps"]:.2f} ± {r["standard_error"]:.2f}',
   )
-  rates = r['steps_per_s_of_tenths']
+  times = r['cpu_ms_per_step_of_tenths']
   yield (
-    f'{what}: steps/s in the first and the last tenth',
-    f'{rates[0]} and {rates[-1]}',
+    f'{what}: CPU time of a step in the first and the last tenth',
+    f'{times[0]} and {times[-1]} ms',
   )
 
 
@@ -175,6 +175,8 @@ def tpu(r: dict[str, Any]) -> Figures:
       f'a layer and the skip, {row["dtype"]}, {row["topology"]} '
       f'({row["num_devices"]} devices), {r["images_per_device"]} images each'
       + (', rematerialised' if row.get('remat') else '')
+      + (', jit of shard_map' if row.get('mapping') == 'shard_map' else '')
+      + (f', {row["date"]}' if 'date' in row else '')
     )
     own = row['programs']
     if not all(program['fits'] for program in own):
