@@ -272,7 +272,9 @@ def test_sigterm_stops_all_after_the_same_step(tmp_path, whom):
   finally:
     for p in started:
       p.kill()
-  assert [code for *_, code in ends] == [143, 143], ends[0][1][-2000:]
+  assert [code for *_, code in ends] == [143, 143], [
+    err[-2000:] for _, err, _ in ends
+  ]
   for _, said, _ in ends:
     assert 'Traceback' not in said
   last = ends[0][1].strip().splitlines()[-1]
