@@ -157,6 +157,16 @@ def soaked(r: dict[str, Any]) -> Figures:
   )
 
 
+def curve(r: dict[str, Any]) -> Figures:
+  what = 'digits, CPU time of a curve of five networks'
+  yield f'{what} / one search', f'{r["curve_over_gradient"]:.3f}'
+  yield f'{what} / one search by worths', f'{r["curve_over_worth"]:.3f}'
+  yield (
+    'its points within 2% below their targets',
+    f'{r["landed"]} of {r["points"]}',
+  )
+
+
 def multipath(r: dict[str, Any]) -> Figures:
   size = f'batch {r["batch_size"]} at {r["image_size"]} px'
   for method, row in r['methods'].items():
@@ -215,6 +225,7 @@ SCRIPTS: dict[str, Callable[[dict[str, Any]], Figures]] = {
   'bench_table': table,
   'bench_table_kinds': table_kinds,
   'bench_mapping': mapping,
+  'curve_cost': curve,
   'interruptions': interrupted,
   'soak': soaked,
   'bench_tpu': tpu,
