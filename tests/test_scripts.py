@@ -110,7 +110,11 @@ def test_everything_else_ends(tmp_path, code):
 @pytest.mark.parametrize('how', [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_stops_the_command_and_the_loop(tmp_path, how):
   process = subprocess.Popen(
-    [SCRIPTS / 'again.sh', put(tmp_path / 'program', WAITING)], cwd=tmp_path
+    [SCRIPTS / 'again.sh', put(tmp_path / 'program', WAITING)],
+    cwd=tmp_path,
+    # As on a terminal: a job in the background ignores Ctrl-C, and what it
+    # starts inherits that.
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
   )
   until(lambda: starts(tmp_path))
   process.send_signal(how)

@@ -43,7 +43,7 @@ SPACES = {
 @pytest.mark.parametrize(
   'name',
   [
-    pytest.param(name, marks=() if i < 2 else pytest.mark.slow)
+    pytest.param(name, marks=() if i < 1 else pytest.mark.slow)
     for i, name in enumerate(SPACES)
   ],
 )

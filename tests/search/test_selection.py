@@ -50,7 +50,9 @@ def configured(folder, data_dir, method):
   return config
 
 
-@pytest.mark.parametrize('method', ['gradient', 'evolution'])
+@pytest.mark.parametrize(
+  'method', ['gradient', pytest.param('evolution', marks=pytest.mark.slow)]
+)
 def test_wrong_test_labels_change_no_choice(folders, tmp_path, method):
   results = []
   for name, folder in zip(('right', 'wrong'), folders, strict=True):

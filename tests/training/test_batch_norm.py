@@ -88,6 +88,7 @@ def test_a_short_training_with_slow_averages_is_scored_as_it_learned(trained):
   assert evaluate.run(config, workdir)['top1'] > 0.75
 
 
+@pytest.mark.slow
 def test_momentum_changes_no_score(trained, tmp_path):
   """It is a matter of running averages, which nothing uses."""
   config, workdir = trained
