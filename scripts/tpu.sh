@@ -20,7 +20,7 @@ usage() {
   exit 2
 }
 
-# What follows -- on every host.
+# Runs a shell command on every host.
 everywhere() {
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$1"
 }
@@ -51,7 +51,7 @@ case $action in
   run)
     [ $# -ge 1 ] || usage
     everywhere "cd spnas_jax || exit 1
-      if kill -0 \$(cat run.pid) 2> /dev/null; then
+      if kill -0 \$(cat run.pid 2> /dev/null) 2> /dev/null; then
         echo 'tpu.sh: a run is there; stop it first' >&2; exit 1
       fi
       nohup scripts/again.sh .venv/bin/python main.py $(printf '%q ' "$@") \

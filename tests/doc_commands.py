@@ -26,8 +26,9 @@ NOT_RUN = (
 )
 BASH = shutil.which('bash') or '/bin/bash'
 # Programs beside Python and what comes with a system.
-PROGRAMS = {'adb', 'apt-get', 'gcloud', 'git', 'make', 'pip', 'srun'}
-PROGRAMS |= {'tensorboard'}
+PROGRAMS = (
+  *('adb', 'apt-get', 'gcloud', 'git', 'make', 'pip', 'srun', 'tensorboard'),
+)
 # Of the system, which a block may need to get to its next command.
 _TOOLS = ('basename', 'cat', 'cp', 'head', 'ls', 'mkdir', 'sleep')
 # Bash runs a block, and writes down what it would start: no parser of ours has

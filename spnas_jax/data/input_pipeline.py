@@ -107,12 +107,13 @@ def train_batches(
         )
         for share in range(index * own, (index + 1) * own)
       ]
+      if own == 1:
+        yield from parts[0]
+        continue
       for batches in zip(*parts, strict=True):
         yield {
           key: np.concatenate([batch[key] for batch in batches])
-          if own > 1
-          else value
-          for key, value in batches[0].items()
+          for key in batches[0]
         }
 
   return epochs()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import itertools
 from typing import Any
 
 import jax
@@ -152,9 +151,9 @@ def _spell(r: dict[str, Any]) -> list[str]:
       f'{r["estimated_cycles"] / 1e6:.0f} M cycles{lasting}; compiled '
       f'in {r["compile_seconds"]:.0f} s'
     ]
-    kinds = itertools.islice((r.get('cycles_by_kind') or {}).items(), 5)
-    if r['estimated_cycles']:
-      shares = (f'{k} {n / r["estimated_cycles"]:.0%}' for k, n in kinds)
+    if kinds := r.get('cycles_by_kind'):  # A result of before has none.
+      most = list(kinds.items())[:5]
+      shares = (f'{kind} {n / r["estimated_cycles"]:.0%}' for kind, n in most)
       lines.append(f'cycles: {", ".join(shares)}')
     lines += [r['note']] if 'note' in r else []
   if 'largest_batch_per_device' in r:

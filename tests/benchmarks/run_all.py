@@ -282,7 +282,10 @@ def markdown() -> str:
       lines.append(f'| {script} | not run | | |')
       continue
     kept = json.loads(path.read_text())
-    before, after = kept['load_before_and_after']
+    before, after = (
+      'not read' if load is None else load
+      for load in kept['load_before_and_after']
+    )
     for what, figure in say(kept['result']):
       lines.append(
         f'| {what} | {figure} | `{kept["command"]}` | {kept["date"]}, '
