@@ -208,7 +208,8 @@ def _search() -> ConfigDict:
   # last of them; () and 0 = no more.
   c.targets_ms = ()
   c.curve_points = 0
-  # method 'worth': random networks that are scored; images per score.
+  # method 'worth': random networks that are scored. Images per score, there and
+  # where the decisions of a found network are weighed.
   c.worth = ConfigDict({'networks': 75, 'images': 1000})
   # methods 'evolution' and 'worth': workdir of a finished search whose supernet
   # is used ('' = train one here, all epochs in warm-up).

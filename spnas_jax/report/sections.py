@@ -176,9 +176,9 @@ def _decisions(found: Findings) -> Section:
     pictures += _draw(
       found,
       'worths',
-      'How much each decision lowers the cross-entropy inside the supernet, '
-      'beside the milliseconds it adds to this network: the best bargains on '
-      'top. Filled: taken. Thin lines: standard errors.',
+      f'How much each decision lowers the cross-entropy inside the supernet'
+      f'{_compared(found)}, beside the milliseconds it adds to this network: '
+      'the best bargains on top. Filled: taken. Thin lines: standard errors.',
       lambda colours: decision_figures.worths(decisions, colours),
     )
   kernels = report_data.superkernels(found)
@@ -193,6 +193,19 @@ def _decisions(found: Findings) -> Section:
     )
   tables = tables_of(decisions, 'What each decision is worth, in nats')
   return Section('What it decided', '', pictures, tables)
+
+
+def _compared(found: Findings) -> str:
+  """Between which networks a decision's worth is a difference."""
+  if 'worth' in found.stage('search'):
+    return ', on average over random networks'
+  words = ', this network with it against this network without it'
+  if gates_decided(found):
+    # Open gates train with each other; a closed one is missed the more.
+    words += (
+      ' (the shared weights are used to what was decided, so that is flattered)'
+    )
+  return words
 
 
 def _latency(found: Findings) -> Section:

@@ -71,14 +71,12 @@ def by_kind(
 
 
 def worths_drawn(space: SearchSpace, result: dict[str, Any]) -> Drawn:
-  """What each decision is worth, nats per image, where method 'worth' says so.
+  """What each decision was worth, nats per image.
 
   Args:
     space: the search space.
     result: of the search; its 'decisions' are in the order of the gates.
   """
-  if 'decisions' not in result:
-    return Drawn()
   worths = np.array([row['worth'] for row in result['decisions']])
   return Drawn(by_kind('worth', space.gates, worths))
 

@@ -22,7 +22,7 @@ from spnas_jax.training.batch_norm import estimate_batch_stats
 from spnas_jax.training.loop import take
 from spnas_jax.training.run_setup import device_batches
 from spnas_jax.training.scoring import score_split
-from spnas_jax.training.steps import make_eval_step
+from spnas_jax.training.steps import make_eval_step, make_image_step
 
 
 def forced_statistics(
@@ -117,22 +117,30 @@ class Subnets:
       )
     )
     self._step = mapped_eval(
-      make_eval_step(lambda v, x: supernet.apply(v[0], x, v[1], train=False))
+      make_image_step(lambda v, x: supernet.apply(v[0], x, v[1], train=False))
     )
 
   def score(self, gates: np.ndarray) -> dict[str, float]:
     """{'top1' (fraction), 'cross_entropy' (nats)} of a decision [num_gates]."""
+    return {key: float(v.mean()) for key, v in self.per_image(gates).items()}
+
+  def per_image(self, gates: np.ndarray) -> dict[str, np.ndarray]:
+    """Of every image under a decision [num_gates], float64 [num_images].
+
+    Returns:
+      {'top1' (1 = right, 0), 'cross_entropy' (nats)}, the same images in the
+      same order for every decision.
+    """
     forced = jnp.asarray(gates, jnp.float32)
     stats = estimate_batch_stats(
       self._supernet, self._params, self._training, forced
     )
     variables = {'params': self._params, 'batch_stats': stats}
     state = replicate((variables, forced))
-    sums = [self._step(state, batch) for batch in self._scored]
-    total = {
-      key: float(sum(s[key] for s in jax.device_get(sums))) for key in sums[0]
-    }
+    # All batches are under way before the first is waited for.
+    rows = jax.device_get([self._step(state, batch) for batch in self._scored])
+    shown = np.concatenate([row.pop('mask') for row in rows]) > 0
     return {
-      'top1': total['top1'] / total['count'],
-      'cross_entropy': total['cross_entropy'] / total['count'],
+      key: np.concatenate([row[key] for row in rows])[shown].astype(np.float64)
+      for key in rows[0]
     }

@@ -17,12 +17,12 @@ target, any number of targets from one supernet.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from spnas_jax.latency.table import LatencyTable
-from spnas_jax.networks.space import Choice, Choices, Gate, Layer, SearchSpace
+from spnas_jax.networks.space import Choice, Choices, SearchSpace
 from spnas_jax.search.projection import project_likelihoods
 
 # The knapsack counts in thousandths of its unit: here millionths of a nat.
@@ -192,69 +192,3 @@ def choose(
       own[candidate] = float(gates @ worth.worths) / _UNIT
     values.append(own)
   return project_likelihoods(space, table, values, target_ms, slack, max_bytes)
-
-
-def explain(
-  space: SearchSpace, table: LatencyTable, worth: Worth, found: Choices
-) -> list[dict[str, Any]]:
-  """Every decision, what it was worth and what it costs.
-
-  Returns:
-    For each gate {'layer', 'decision' ('5x5 kernel', 'kept', ...),
-    'worth', 'error' (nats per image), 'ms' (what it adds to the found network,
-    a skipped layer taken as kept at its smallest), 'taken'}.
-  """
-  chosen = space.gates_of(found)
-  rows = []
-  for position, gate in enumerate(space.gates):
-    rows.append(
-      {
-        'layer': gate.layer,
-        'decision': _spell(space.layers[gate.layer], gate),
-        'worth': float(worth.worths[position]),
-        'error': float(worth.errors[position]),
-        'ms': _added_ms(space, table, chosen, position),
-        'taken': bool(chosen[position] > 0.5),
-      }
-    )
-  return rows
-
-
-def _spell(layer: Layer, gate: Gate) -> str:
-  """What the gate admits."""
-  if gate.kind == 'kernel':
-    size = layer.kernels[gate.rank]
-    return f'{size}x{size} kernel'
-  if gate.kind == 'expansion':
-    return f'expansion {layer.expansions[gate.rank]}'
-  if gate.kind == 'squeeze':
-    return f'squeeze {layer.squeeze_ratios[gate.rank]:g}'
-  return 'kept'
-
-
-def _added_ms(
-  space: SearchSpace, table: LatencyTable, gates: np.ndarray, position: int
-) -> float:
-  """ms of a network with the gate minus ms without it.
-
-  A layer by itself is its smallest candidate; what enlarges it is on top of
-  that. Gates of one set open from the lowest on.
-  """
-  gate = space.gates[position]
-  without = gates.copy()
-  for kind in ('kernel', 'expansion', 'squeeze'):
-    for other in space.gate_index[gate.layer, kind]:
-      if gate.kind == 'keep':
-        without[other] = 0
-      elif gate.kind == kind:
-        without[other] = other < position
-  for keep in space.gate_index[gate.layer, 'keep']:
-    without[keep] = gate.kind != 'keep'
-  without[position] = 0
-  with_it = without.copy()
-  with_it[position] = 1
-  ms = [
-    table.predict(space.architecture_of(space.choices_of(each)))
-    for each in (with_it, without)
-  ]
-  return float(ms[0] - ms[1])

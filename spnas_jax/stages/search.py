@@ -26,6 +26,7 @@ from spnas_jax.data.folder_names import title
 from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.space import Choices
 from spnas_jax.search import worth as worths
+from spnas_jax.search.decisions import explain, weigh
 from spnas_jax.search.diagnostics import health
 from spnas_jax.search.evolution import Evolution, evolve
 from spnas_jax.search.gates import Decision
@@ -113,6 +114,8 @@ def _search(
   elif config.search.method == 'worth':
     found, report = _by_worth(search, config, workdir, state, problem, made_by)
     details |= report
+  if 'decisions' not in details:
+    details['decisions'] = _weighed(search, config, state, problem, found)
   gates = problem.space.gates_of(found)
   scores = forced_scores(
     config, config.search, search.supernet, state.params, gates
@@ -264,6 +267,29 @@ def _evolved(
   }
 
 
+def _weighed(
+  search: Search,
+  config: ConfigDict,
+  state: TrainState,
+  problem: SearchProblem,
+  found: Choices,
+) -> list[dict[str, Any]]:
+  """What each decision was worth: the found network with it and without it."""
+  images = config.search.worth.images
+  subnets = Subnets(config, search.supernet, state.params, images)
+
+  def score(networks: list[np.ndarray]) -> list[np.ndarray]:
+    losses = []
+    with Progress('search', 'decisions weighed', len(networks)) as progress:
+      for gates in networks:
+        losses.append(subnets.per_image(gates)['cross_entropy'])
+        progress.advance()
+    return losses
+
+  space = problem.space
+  return explain(space, problem.table, found, *weigh(space, score, found))
+
+
 def _by_worth(
   search: Search,
   config: ConfigDict,
@@ -319,7 +345,7 @@ def _by_worth(
     )
     say(f'search: {_spell_point(curve[-1])}')
   return found, {
-    'decisions': worths.explain(space, table, worth, found),
+    'decisions': explain(space, table, found, worth.worths, worth.errors),
     'curve': curve,
     'worth': {
       'networks': c.worth.networks,

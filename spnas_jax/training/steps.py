@@ -156,14 +156,23 @@ def score(logits: Array, labels: Array, mask: Array) -> dict[str, Array]:
   than its own (all of them where there are no more than five classes).
   """
   rank = _rank(logits, labels)
-  log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
-  ce = -jnp.take_along_axis(log_probability, labels[:, None], 1)[:, 0]
   return {
     'count': mask.sum(),
-    'top1': ((rank < 1) * (logits.argmax(-1) == labels) * mask).sum(),
+    'top1': (_right(logits, labels, rank) * mask).sum(),
     'top5': ((rank < 5) * mask).sum(),
-    'cross_entropy': (ce * mask).sum(),
+    'cross_entropy': (_losses(logits, labels) * mask).sum(),
   }
+
+
+def _losses(logits: Array, labels: Array) -> Array:
+  """Cross-entropy of each example, float32 [b], nats."""
+  log_probability = jax.nn.log_softmax(logits.astype(jnp.float32))
+  return -jnp.take_along_axis(log_probability, labels[:, None], 1)[:, 0]
+
+
+def _right(logits: Array, labels: Array, rank: Array) -> Array:
+  """Whether argmax is the true class, bool [b]."""
+  return (rank < 1) & (logits.argmax(-1) == labels)
 
 
 def _rank(logits: Array, labels: Array) -> Array:
@@ -191,6 +200,31 @@ def make_eval_step(apply):
   return eval_step
 
 
+def make_image_step(apply):
+  """Step of an evaluation that keeps images apart.
+
+  Args:
+    apply: (variables, images) -> logits.
+
+  Returns:
+    step(variables, {'image', 'label', 'mask'}) -> {'top1' (1 = right, 0),
+    'cross_entropy' (nats), 'mask'}, float32 [B] over all devices, in the order
+    of the batch.
+  """
+
+  def image_step(variables, batch):
+    logits, labels = apply(variables, batch['image']), batch['label']
+    right = _right(logits, labels, _rank(logits, labels))
+    rows = {
+      'top1': right.astype(jnp.float32),
+      'cross_entropy': _losses(logits, labels),
+      'mask': batch['mask'].astype(jnp.float32),
+    }
+    return lax.all_gather(rows, AXIS, tiled=True)
+
+  return image_step
+
+
 def make_detailed_eval_step(apply, processes: int):
   """Step of an evaluation that also says where the network errs.
 
@@ -212,7 +246,7 @@ def make_detailed_eval_step(apply, processes: int):
     logits = apply(variables, batch['image'])
     labels, mask = batch['label'], batch['mask']
     classes, answers = logits.shape[-1], logits.argmax(-1)
-    right = (_rank(logits, labels) < 1) * (answers == labels) * mask
+    right = _right(logits, labels, _rank(logits, labels)) * mask
     true = jax.nn.one_hot(labels, classes)
     images, correct = jnp.stack([mask, right]) @ true
     sums = {

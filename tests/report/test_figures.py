@@ -121,6 +121,7 @@ def test_pictures_of_a_real_run(workdir):
       'search_learning',
       'search_runtime',
       'gates',
+      'worths',
       'superkernels',
       'train_learning',
       'confusion',

@@ -10,7 +10,6 @@ import tiny_run
 from spnas_jax.config import routes
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
-from spnas_jax.networks.space import Choice
 from spnas_jax.search import worth as worths
 from spnas_jax.stages import search
 
@@ -114,39 +113,6 @@ def test_the_best_network_of_a_target_is_chosen(share):
   ]
   assert len(inside) > 5 or share == 1.0
   assert ce(chosen) <= min(inside) + 5e-6
-
-
-def test_an_explanation_adds_up():
-  """Costs of the gates that were taken make the network's latency, as their
-  worths make its cross-entropy: nothing is counted twice.
-
-  Costs are each against the rest of the found network, and the table's
-  candidates are not sums: a tenth of the latency is allowed.
-  """
-  true = true_worths()
-  known = worths.Worth(true, np.full_like(true, 0.002), 2.0, 0.0)
-  found = (Choice(5, 4, 0.0), None, Choice(7, 2, 0.0), Choice(3, 4, 0.0))
-  rows = worths.explain(SPACE, TABLE, known, found)
-  assert len(rows) == len(SPACE.gates)
-  taken = [row for row in rows if row['taken']]
-  assert [(row['layer'], row['decision']) for row in taken] == [
-    (0, '5x5 kernel'),
-    (0, 'expansion 4'),
-    (2, '5x5 kernel'),
-    (2, '7x7 kernel'),
-    (3, 'expansion 4'),
-    (3, 'kept'),
-  ]
-  total = 2.0 - sum(row['worth'] for row in taken)
-  assert total == pytest.approx(float(known.predict(SPACE.gates_of(found))))
-  smallest = TABLE.predict(SPACE.smallest)
-  ms = TABLE.predict(SPACE.architecture_of(found))
-  assert smallest + sum(r['ms'] for r in taken) == pytest.approx(ms, rel=0.1)
-  # Of a layer that is skipped: what its smallest candidate would add.
-  layer = next(r for r in rows if (r['layer'], r['decision']) == (1, 'kept'))
-  kept = (found[0], Choice(3, 2, 0.0), *found[2:])
-  more = TABLE.predict(SPACE.architecture_of(kept)) - ms
-  assert layer['ms'] == pytest.approx(more) and not layer['taken']
 
 
 @pytest.fixture(scope='module')
