@@ -196,6 +196,20 @@ def fill(config, path):
       ],
       'difference': 0.2,
       'standard_error': 0.01,
+      'curve': [
+        {
+          'name': '3ms',
+          'networks': [
+            {
+              'kind': kind,
+              'architecture': kind,
+              'predicted_ms': 3,
+              'top1': top1,
+            }
+            for kind, top1 in (('found', 0.95), ('random', 0.8))
+          ],
+        }
+      ],
     },
     'compare_zoo': {
       'rows': [
@@ -204,7 +218,11 @@ def fill(config, path):
         {'name': 'found', 'ms': 2.5, 'ms_kind': 'measured', 'top1': 0.7},
         {'name': 'b', 'ms': 9.0, 'ms_kind': 'predicted', 'top1': 0.4},
         {'name': 'c', 'ms': None, 'ms_kind': None, 'top1': None},
-      ]
+      ],
+      'random': [
+        {'ms': 2.6, 'ms_kind': 'measured', 'top1': 0.6},
+        {'ms': 2.7, 'ms_kind': 'predicted', 'top1': 0.6},
+      ],
     },
     'compare': {'single_path': {'params': 1000, 'temp_bytes': 2_000_000}},
     'ablate': {'kernels': {'individual_3x3': {'top1': 0.5}}},

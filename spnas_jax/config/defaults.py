@@ -361,6 +361,9 @@ def _random_search() -> ConfigDict:
   c = ConfigDict()
   # Networks to draw and train.
   c.num_networks = 10
+  # The same at every point of the workdir's curve, which is trained as well;
+  # 0 = neither.
+  c.curve_networks = 0
   # Half-width of the accepted latency band around the target, fraction.
   c.band = 0.02
   # Seeds with which each network (the found one too) is trained.

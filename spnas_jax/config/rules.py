@@ -103,6 +103,7 @@ RANGES: dict[str, tuple[float, float]] = {
   'validate_table.runs_per_round': (1, MANY),
   'validate_table.warmup_runs': (0, MANY),
   'random_search.num_networks': (1, MANY),
+  'random_search.curve_networks': (0, MANY),
   'random_search.band': (1e-6, 1),
   'compare.rounds': (0, MANY),
   'compare.warmup_steps': (0, MANY),

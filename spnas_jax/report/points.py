@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,26 @@ from spnas_jax.report.accuracy_figures import Point
 from spnas_jax.report.findings import Findings
 
 
-def trained_points(found: Findings) -> tuple[list[Point], list[Point]]:
-  """(found, random) networks of the random search, averaged over seeds."""
+def trained_points(
+  found: Findings,
+) -> tuple[list[Point], list[Point], list[Point]]:
+  """(found, random, curve) of the random search, averaged over seeds."""
+  result = found.stage('random_search')
+  own, random = _by_kind(result.get('networks', ()))
+  curve: list[Point] = []
+  for place in result.get('curve', ()):
+    point, near = _by_kind(place['networks'])
+    curve += point
+    random += near
+  return own, random, curve
+
+
+def _by_kind(
+  networks: Sequence[dict[str, Any]],
+) -> tuple[list[Point], list[Point]]:
+  """(found, random), a point for each network."""
   by_network: dict[tuple[str, str], list[dict[str, Any]]] = {}
-  for row in found.stage('random_search').get('networks', ()):
+  for row in networks:
     key = row.get('kind', 'random'), row['architecture']
     by_network.setdefault(key, []).append(row)
   points: dict[str, list[Point]] = {'found': [], 'random': []}
@@ -25,14 +42,15 @@ def trained_points(found: Findings) -> tuple[list[Point], list[Point]]:
 
 def compared_points(
   found: Findings,
-) -> tuple[dict[str, list[Point]], list[Point], str]:
-  """(known networks by name, found network, 'measured' or 'predicted').
+) -> tuple[dict[str, list[Point]], list[Point], list[Point], str]:
+  """(networks by name, found, random ones, 'measured' or 'predicted').
 
   Where some latencies were measured, predicted ones stay out of the picture.
   """
+  result = found.stage('compare_zoo')
   rows = [
     row
-    for row in found.stage('compare_zoo').get('rows', ())
+    for row in result.get('rows', ())
     if row.get('ms') is not None and row.get('top1') is not None
   ]
   kinds = {row.get('ms_kind') for row in rows}
@@ -43,7 +61,12 @@ def compared_points(
       point = Point(row['ms'], row['top1'])
       families.setdefault(row['name'], []).append(point)
   own = families.pop('found', [])
-  return families, own, kind
+  random = [
+    Point(row['ms'], row['top1'])
+    for row in result.get('random', ())
+    if row.get('ms_kind') == kind
+  ]
+  return families, own, random, kind
 
 
 def scored_points(found: Findings) -> list[Point]:

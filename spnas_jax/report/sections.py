@@ -239,16 +239,21 @@ def _accuracy(found: Findings) -> Section:
     )
   result = found.stage('search')
   target = result.get('target_ms')
-  own, random = trained_points(found)
+  own, random, trained = trained_points(found)
   if random:
     pictures += _draw(
       found,
       'random_search',
-      'The found network against random ones of about the same latency, all '
-      'trained from scratch with one recipe'
-      + (' (means over seeds).' if own else '.'),
+      'The found network'
+      + (' and the points of the curve' if trained else '')
+      + ' against random ones of about the same latency, all trained from '
+      'scratch with one recipe' + (' (means over seeds).' if own else '.'),
       lambda colours: accuracy_figures.accuracy_latency(
-        own, random, target_ms=target, colours=colours
+        own,
+        random,
+        families={'curve': trained} if trained else None,
+        target_ms=target,
+        colours=colours,
       ),
     )
   evolution = result.get('evolution') or {}
@@ -292,15 +297,19 @@ def _accuracy(found: Findings) -> Section:
         colours=colours,
       ),
     )
-  families, own, kind = compared_points(found)
+  families, near, drawn, kind = compared_points(found)
   if families:
     pictures += _draw(
       found,
       'compare_zoo',
-      'Known networks and the found one, trained from scratch with one '
-      'recipe. A line joins widths of one network.',
+      'Known networks'
+      + (', random ones' if drawn else '')
+      + ' and the found one, trained from scratch with one recipe. A line '
+      'joins widths of one network'
+      + (' and the points of the curve.' if 'curve' in families else '.'),
       lambda colours: accuracy_figures.accuracy_latency(
-        own,
+        near,
+        drawn,
         families=families,
         target_ms=target,
         latency=f'{kind} latency',

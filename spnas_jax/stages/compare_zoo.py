@@ -1,7 +1,8 @@
 """Stage `compare_zoo`: known networks, trained alike (as in Table 1).
 
-Zoo networks, the network that the workdir's search found and what its random
-search drew, on one data set with one recipe, `config.train`. Several widths of
+Zoo networks, the network that the workdir's search found, what its random
+search drew and the points of a curve that it trained, on one data set with one
+recipe, `config.train`. Several widths of
 a network make a family: accuracy against ms, as in the paper's Fig. 8. What was
 not run has a row that says so.
 """
@@ -37,7 +38,7 @@ from spnas_jax.training.run_setup import check_recipe, check_split
 from spnas_jax.training.trained import score_from_scratch
 
 STAGE = 'compare_zoo'
-FOUND, RANDOM = 'found', 'random_search'
+FOUND, RANDOM, CURVE = 'found', 'random_search', 'curve'
 
 # Keys that a trained row depends on, beside its network and its seed.
 _RECIPE = (
@@ -119,12 +120,18 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
   }
 
   def compare() -> dict[str, Any]:
-    entries = _entries(config, found, results.get('search', {}))
-    luck = results.get(RANDOM)
+    search, luck = results.get('search', {}), results.get(RANDOM)
+    entries = _entries(config, found, search)
     why_not = _incomparable(config, luck)
-    rows = _train_all(config, workdir, entries, [] if why_not else luck)
-    times = _milliseconds(config, workdir, entries, device, table)
-    for row, ms in zip(rows, times, strict=True):
+    drawn = [] if why_not else _all_drawn(luck)
+    if not why_not:
+      entries += _points(luck, search)
+    rows = _train_all(config, workdir, entries, drawn)
+    random = _random(drawn)
+    archs = [entry.arch for entry in entries]
+    archs += [Architecture.from_string(row['architecture']) for row in random]
+    times = _milliseconds(config, workdir, archs, device, table)
+    for row, ms in zip([*rows, *random], times, strict=True):
       row['ms'] = ms
       row['ms_kind'] = ms and ('measured' if device else 'predicted')
     if found is None:
@@ -140,6 +147,7 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
     say(spell(config, rows))
     return {
       'rows': rows,
+      'random': random,
       'epochs': config.train.epochs,
       'image_size': config.dataset.image_size,
     }
@@ -175,14 +183,46 @@ def _entries(
   return entries
 
 
+def _points(luck: Any, search: dict[str, Any]) -> list[Entry]:
+  """The points of a curve that the random search trained."""
+  return [
+    Entry(
+      CURVE,
+      1.0,
+      Architecture.from_string(point['networks'][0]['architecture']),
+      search.get('cost_epochs'),
+    )
+    for point in luck.get('curve', ())
+  ]
+
+
+def _all_drawn(luck: Any) -> list[dict[str, Any]]:
+  """Rows of a random search, at all of its targets."""
+  places = [luck, *luck.get('curve', ())]
+  return [row for place in places for row in place['networks']]
+
+
+def _random(drawn: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """{'architecture', 'top1'} of random networks, seeds averaged."""
+  scores: dict[str, list[float]] = {}
+  for row in drawn:
+    if row['kind'] == 'random':
+      scores.setdefault(row['architecture'], []).append(row['top1'])
+  return [
+    {'architecture': name, 'top1': float(np.mean(values))}
+    for name, values in scores.items()
+  ]
+
+
 def _train_all(
-  config: ConfigDict, workdir: Workdir, entries: list[Entry], luck: Any
+  config: ConfigDict,
+  workdir: Workdir,
+  entries: list[Entry],
+  drawn: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
   """A row for each network; not trained again where a random search did it."""
   known = {
-    row['architecture']: row
-    for row in (luck['networks'] if luck else ())
-    if row['seed'] == config.seed
+    row['architecture']: row for row in drawn if row['seed'] == config.seed
   }
   rows = []
   for entry in entries:
@@ -213,24 +253,22 @@ def _train_all(
 def _milliseconds(
   config: ConfigDict,
   workdir: Workdir,
-  entries: list[Entry],
+  archs: list[Architecture],
   device: Device | None,
   table: LatencyTable | None,
 ) -> list[float | None]:
   """Latency of each network, interleaved on the device or from the table."""
   if device is None:
-    return [_predict(table, entry.arch) for entry in entries]
+    return [_predict(table, arch) for arch in archs]
   rng = np.random.default_rng(config.seed)
   image_size = config.dataset.image_size
   precision = table.precision if table else 'float32'
   models = {
-    entry.arch.to_string(): network_tflite(
-      entry.arch, image_size, rng, None, precision
-    )
-    for entry in entries
+    arch.to_string(): network_tflite(arch, image_size, rng, None, precision)
+    for arch in archs
   }
   timings = measuring.measure(STAGE, workdir, device, models, config.profile)
-  return [timings[entry.arch.to_string()].ms for entry in entries]
+  return [timings[arch.to_string()].ms for arch in archs]
 
 
 def _predict(table: LatencyTable | None, arch: Architecture) -> float | None:

@@ -2,11 +2,14 @@
 
 Networks are drawn by rejection inside a band around the target and each is
 trained with the recipe and budget of `config.train`; so is the network that the
-workdir's search found, if there is one, under the same seeds.
+workdir's search found, if there is one, under the same seeds. With
+`random_search.curve_networks` the same is done at every point of the workdir's
+curve.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,12 +41,12 @@ def draw(
   Raises:
     UserError: the band holds too few networks.
   """
-
-  def inside(arch: Architecture) -> bool:
-    return abs(problem.table.predict(arch) / target_ms - 1) <= band
-
   found = random_networks(
-    problem.space, count, rng, accept=inside, max_misses=MAX_DRAWS
+    problem.space,
+    count,
+    rng,
+    accept=_within(problem, target_ms, band),
+    max_misses=MAX_DRAWS,
   )
   if len(found) < count:
     raise UserError(
@@ -69,8 +72,20 @@ def check(config: ConfigDict, workdir: Workdir) -> None:
     )
   if found := found_network(config, workdir):
     problem.table.predict(found)
+  count = config.random_search.curve_networks
+  planned = config.search.curve_points or config.search.targets_ms
+  if count and not planned and not _curve(workdir):
+    raise UserError(
+      f'random_search.curve_networks is {count}, but the search left no curve; '
+      'allowed: 0, or a search with search.curve_points or search.targets_ms'
+    )
   check_split(config)
   check_recipe(config, workdir, 'train')
+
+
+def _curve(workdir: Workdir) -> list[dict[str, Any]]:
+  """Points of the curve that the workdir's search found."""
+  return workdir.results().get('search', {}).get('curve') or []
 
 
 def prepare(config: ConfigDict, workdir: Workdir) -> Task:
@@ -95,22 +110,63 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
     found='' if found is None else found.to_string(),
   )
   c = config.random_search
+  curve = _curve(workdir) if c.curve_networks else []
+  if curve:
+    inputs['curve'] = [point['architecture'] for point in curve]
   rng = np.random.default_rng(config.seed)
   networks = draw(problem, target_ms, c.band, c.num_networks, rng)
 
   def compare() -> dict[str, Any]:
     epochs = config.train.epochs * len(c.train_seeds) * len(networks)
-    return {
+    result = {
       'target_ms': target_ms,
       **summary(_rows(config, workdir, problem.table, found, networks)),
       'cost_epochs': epochs,
       'found_cost_epochs': config.search.epochs if found else None,
     }
+    points = [_at_point(config, workdir, problem, p, rng) for p in curve]
+    return result | ({'curve': points} if points else {})
 
   return Task(inputs, compare, _spell)
 
 
 run = stage('random_search', prepare, check)
+
+
+def _at_point(
+  config: ConfigDict,
+  workdir: Workdir,
+  problem: SearchProblem,
+  point: dict[str, Any],
+  rng: np.random.Generator,
+) -> dict[str, Any]:
+  """A point of the curve and random networks beside it.
+
+  There may be fewer of them than asked for: next to the fastest and the slowest
+  network of a space there are hardly any.
+  """
+  c = config.random_search
+  near = random_networks(
+    problem.space,
+    c.curve_networks,
+    rng,
+    accept=_within(problem, point['target_ms'], c.band),
+    max_misses=MAX_DRAWS // 10,
+  )
+  found = Architecture.from_string(point['architecture'])
+  networks = list(near.values())
+  rows = _rows(config, workdir, problem.table, found, networks)
+  return {
+    **{key: point[key] for key in ('name', 'target_ms', 'predicted_ms')},
+    **summary(rows),
+  }
+
+
+def _within(
+  problem: SearchProblem, target_ms: float, band: float
+) -> Callable[[Architecture], bool]:
+  """Whether a network's latency is target (1 +- band)."""
+  return lambda arch: abs(problem.table.predict(arch) / target_ms - 1) <= band
 
 
 def _rows(
@@ -144,11 +200,11 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
   random, found = network_means(rows, 'random'), network_means(rows, 'found')
   result: dict[str, Any] = {
     'networks': rows,
-    'mean_top1': float(random.mean()),
+    'mean_top1': float(random.mean()) if len(random) else None,
     'std_top1': float(random.std(ddof=1)) if len(random) > 1 else None,
     'found_top1': float(found.mean()) if len(found) else None,
   }
-  if len(found):
+  if len(found) and len(random):
     off = difference(random, found)
     result['difference'] = float(found.mean() - random.mean())
     result['standard_error'] = off and off.standard_error
@@ -157,15 +213,25 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _spell(result: dict[str, Any]) -> list[str]:
+  return [_sentence(result)] + [
+    f'curve:{point["name"]}: {_sentence(point)}'
+    for point in result.get('curve', ())
+  ]
+
+
+def _sentence(result: dict[str, Any]) -> str:
+  """Random networks of one latency, and what was found there."""
+  if result['mean_top1'] is None:
+    return f'top-1 {100 * result["found_top1"]:.2f}%, no random network near it'
   spread = result['std_top1']
   line = f'random top-1 {100 * result["mean_top1"]:.2f}%' + (
     f' ± {100 * spread:.2f}' if spread is not None else ''
   )
-  if result['found_top1'] is not None:
+  if 'difference' in result:
     line += (
       f'; found {100 * result["found_top1"]:.2f}%, difference '
       f'{100 * result["difference"]:+.2f} points'
     )
     if result['standard_error'] is not None:
       line += f', standard error {100 * result["standard_error"]:.2f}'
-  return [line]
+  return line

@@ -126,8 +126,28 @@ def test_random_networks_become_a_mean_and_the_found_one_is_not_trained_again(
 
   monkeypatch.setattr(random_search, 'score_from_scratch', scores)
   monkeypatch.setattr(compare_zoo, 'score_from_scratch', scores)
+  # A curve of one point, with networks of its own beside it.
+  search = workdir.results()['search']
+  point = {
+    'name': 'p',
+    'target_ms': search['max_ms'],
+    'predicted_ms': search['max_ms'],
+    'architecture': search['architecture'],
+  }
+  workdir.record('search', {**search, 'curve': [point]})
+  config.random_search.curve_networks = 2
   luck = random_search.run(config, workdir)
-  rows = by_name(compare_zoo.run(config, workdir))
+  result = compare_zoo.run(config, workdir)
+  rows = by_name(result)
+  assert rows['curve']['top1'] == luck['curve'][0]['found_top1']
+  drawn = [
+    row['architecture']
+    for place in (luck, luck['curve'][0])
+    for row in place['networks']
+    if row['kind'] == 'random'
+  ]
+  assert [row['architecture'] for row in result['random']] == drawn
+  assert all(row['ms_kind'] == 'predicted' for row in result['random'])
   row = rows['random_search']
   assert row['status'] == 'done' and row['num_networks'] == 2
   assert row['top1'] == pytest.approx(luck['mean_top1'])

@@ -1,6 +1,7 @@
 """Random search: what is drawn, what it is compared with, resuming."""
 
 import json
+import shutil
 import types
 
 import numpy as np
@@ -123,6 +124,59 @@ def test_without_a_search_there_are_only_random_ones(tmp_path, scored):
   first = list(scored)
   random_search.run(small(), Workdir(tmp_path / 'again'))
   assert scored[2:] == first
+
+
+def test_points_of_a_curve_are_compared_each_at_its_latency(workdir, scored):
+  """The target's own networks stay the same ones. At the slowest network there
+  is no other: the point stands alone."""
+  recorded = tiny_run.results(workdir)
+  plain = random_search.run(small(), Workdir(workdir))
+  shutil.rmtree(workdir / 'random_search')
+  problem = SearchProblem.of(small())
+  targets = (plain['target_ms'], problem.max_ms)
+  archs = (plain['networks'][0], problem.space.largest)
+  points = [
+    {
+      'name': f'{ms:.4g}ms',
+      'target_ms': ms,
+      'predicted_ms': ms,
+      'architecture': arch['architecture'] if i == 0 else arch.to_string(),
+    }
+    for i, (ms, arch) in enumerate(zip(targets, archs, strict=True))
+  ]
+  recorded['search']['curve'] = points
+  (workdir / 'results.json').write_text(json.dumps(recorded))
+  run = Workdir(workdir)
+  config = small(random_search__curve_networks=3)
+  result = random_search.run(config, run)
+  assert [r['architecture'] for r in result['networks']] == [
+    r['architecture'] for r in plain['networks']
+  ]
+  first, last = result['curve']
+  assert [r['kind'] for r in first['networks']] == ['found'] + ['random'] * 3
+  for row in first['networks']:
+    assert abs(row['predicted_ms'] / targets[0] - 1) <= BAND
+  assert first['difference'] == pytest.approx(
+    first['found_top1'] - first['mean_top1']
+  )
+  assert last['networks'][0]['architecture'] == points[1]['architecture']
+
+
+def test_a_point_that_has_no_neighbours_stands_alone():
+  """As the slowest network of a space does."""
+  rows = [{'kind': 'found', 'architecture': 'f', 'top1': 0.9}]
+  result = summary(rows)
+  assert result['mean_top1'] is None and 'difference' not in result
+  assert 'no random network' in random_search._sentence(result)
+
+
+def test_a_curve_that_is_not_there_is_refused(tmp_path):
+  config = small(random_search__curve_networks=3)
+  with pytest.raises(UserError, match=r'random_search\.curve_networks is 3'):
+    random_search.check(config, Workdir(tmp_path))
+  # One that this very command is to find is not missing.
+  config.search.update(method='worth', curve_points=2)
+  random_search.check(config, Workdir(tmp_path))
 
 
 def test_summary_averages_seeds_before_networks():

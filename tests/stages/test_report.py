@@ -349,14 +349,17 @@ def test_gates_are_named_by_what_they_admit(config):
 
 
 def test_seeds_are_averaged(config, full):
-  own, random = trained_points(report_data.gather(config, full))
+  own, random, curve = trained_points(report_data.gather(config, full))
   assert [p.top1 for p in own] == [0.9]
-  assert [p.top1 for p in random] == pytest.approx([0.8, 0.6])
+  # Those beside a point of the curve are random networks as well.
+  assert [p.top1 for p in random] == pytest.approx([0.8, 0.6, 0.8])
+  assert curve == [(3, 0.95)]
 
 
 def test_measured_and_predicted_latencies_are_not_mixed(config, full):
   found = report_data.gather(config, full)
-  families, own, kind = compared_points(found)
+  families, own, random, kind = compared_points(found)
+  assert random == [(2.6, 0.6)]
   assert kind == 'measured'
   assert families == {'a': [(2.0, 0.5), (3.0, 0.6)]}
   assert own == [(2.5, 0.7)]
