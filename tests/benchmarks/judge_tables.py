@@ -28,12 +28,13 @@ from tests.benchmarks.judge_rows import (
 from tests.benchmarks.row_runner import Row
 
 _SCALE = {'top1': 100, 'cross_entropy': 1000}
+_RESAMPLED = 1000
 _SIZES = {'random': NUM_RANDOM, 'spread': NUM_SPREAD, 'mobilenet': 1}
 
 
 def summary(results: dict[str, Any]) -> str:
   """All tables."""
-  tables = _noise, _against_random, _tau, _inside, _cost
+  tables = _noise, _against_random, _tau, _tau_off, _inside, _cost
   return '\n'.join(text for table in tables if (text := table(results)))
 
 
@@ -254,6 +255,54 @@ def _tau(results):
       perfect.append(f'{2 / np.pi * np.arcsin(r):.2f}')
     cells.append(', '.join(perfect))
   lines.append(f'| perfect judge (estimate) | {" | ".join(cells)} |')
+  return '\n'.join(lines)
+
+
+def _tau_off(results):
+  """How far a judge's tau is above that of ranking by a number one has anyway.
+
+  Standard errors by drawing the networks again, with repetition: two judges of
+  the same networks share most of their error.
+  """
+  own = {
+    name: each
+    for share in SHARES
+    for name, each in trained(results, 'random', share).items()
+  }
+  if len(own) < NUM_RANDOM:
+    return ''
+  known = np.array([each['cross_entropy'].mean() for each in own.values()])
+  scores = {
+    judge: np.array([each[name] for name in own])
+    for judge, each in judges(results).items()
+  }
+  rng = np.random.default_rng(0)
+  samples = rng.integers(len(own), size=(_RESAMPLED, len(own)))
+
+  def taus(values):
+    return np.array(
+      [scipy.stats.kendalltau(values[i], known[i]).statistic for i in samples]
+    )
+
+  drawn = {judge: taus(values) for judge, values in scores.items()}
+  whole = {
+    judge: scipy.stats.kendalltau(values, known).statistic
+    for judge, values in scores.items()
+  }
+  rivals = 'predicted ms', 'parameters', 'multiply-adds'
+  lines = [
+    "\n### Kendall's tau (cross-entropy, all), minus that of ...\n",
+    f'| judge | {" | ".join(rivals)} |',
+    '|---|' + '---|' * len(rivals),
+  ]
+  for judge in scores:
+    if judge not in rivals:
+      cells = [
+        f'{whole[judge] - whole[rival]:+.2f} ± '
+        f'{np.nanstd(drawn[judge] - drawn[rival]):.2f}'
+        for rival in rivals
+      ]
+      lines.append(f'| {judge} | {" | ".join(cells)} |')
   return '\n'.join(lines)
 
 
