@@ -55,7 +55,8 @@ def difference(
     second: at least one sample.
 
   Returns:
-    None where no spread is known: fewer than three samples in all.
+    None where no spread is known: fewer than three samples in all, or those of
+    a group all alike, as a few accuracies on a small test set may be.
   """
   first, second = np.asarray(first, float), np.asarray(second, float)
   n, m = len(first), len(second)
@@ -63,6 +64,8 @@ def difference(
   if not n or not m or freedom < 1:
     return None
   squares = sum(((x - x.mean()) ** 2).sum() for x in (first, second))
+  if not squares:
+    return None
   error = math.sqrt(squares / freedom * (1 / n + 1 / m))
   return Difference(float(second.mean() - first.mean()), error, freedom)
 

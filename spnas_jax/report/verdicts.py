@@ -253,9 +253,12 @@ def _luck_verdict(rows: list[dict[str, Any]]) -> Verdict:
   random = network_means(rows, 'random')
   off = difference(random, network_means(rows, 'found'))
   if off is None:
-    return Verdict(
-      'note', 'One random network does not tell how far luck reaches.'
+    few = (
+      'One random network does not tell'
+      if len(random) == 1
+      else 'Random networks that are all equally good do not tell'
     )
+    return Verdict('note', f'{few} how far luck reaches.')
   better = 'better' if off.value > 0 else 'worse'
   return Verdict(
     ('good' if off.value > 0 else 'bad') if off.clear else 'note',

@@ -54,6 +54,12 @@ def test_a_difference_that_is_there_is_found():
   assert np.mean(clear) > 0.95
 
 
+def test_networks_that_are_all_alike_say_nothing_of_chance():
+  """Three random networks with the same 356 of 360 images right: an error of
+  zero would make any difference a clear one."""
+  assert difference([356 / 360] * 3, [355 / 360]) is None
+
+
 def test_difference_by_hand():
   """Means 2 and 5; s = 1 of (1, 2, 3): 1 sqrt(1/3 + 1), two degrees."""
   off = difference([1, 2, 3], [5])
