@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from spnas_jax.report.plot_style import (
   DENSE,
@@ -24,6 +25,8 @@ from spnas_jax.report.plot_style import (
 )
 from spnas_jax.report.units import unit_of
 
+# Slowest over fastest network from which latencies are drawn by factors.
+_FAR = 5.0
 # Inches of a name in the legend, two of which stand side by side.
 _NAME = 1.5
 
@@ -57,10 +60,19 @@ def _plot_points(ax, label, points, marker, colour, size, colours) -> None:
   )
 
 
+def _by_factors(ax) -> None:
+  """Equal factors equally far apart, so that the fast do not share one spot."""
+  ax.set_xscale('log')
+  ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+  ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f'{x:g}'))
+  ax.xaxis.set_minor_locator(NullLocator())
+
+
 def accuracy_latency(
   found: Sequence[Point] = (),
   random: Sequence[Point] = (),
   front: Sequence[Point] = (),
+  curve: Sequence[Point] = (),
   families: Mapping[str, Sequence[Point]] | None = None,
   target_ms: float | None = None,
   heading: str = 'Top-1 accuracy (%)',
@@ -75,6 +87,7 @@ def accuracy_latency(
     found: the network the search found; several widths of it make a line.
     random: random networks at the same latency.
     front: Pareto front of an evolution.
+    curve: what one search found for several targets.
     families: name -> a known network at one or more widths.
     target_ms: the target.
     heading: which accuracy it is.
@@ -85,7 +98,11 @@ def accuracy_latency(
   unit = unit_of(
     itertools.chain(
       [target_ms],
-      (p.ms for g in (found, random, front, *families.values()) for p in g),
+      (
+        p.ms
+        for group in (found, random, front, curve, *families.values())
+        for p in group
+      ),
     )
   )
   if target_ms is not None:
@@ -97,7 +114,11 @@ def accuracy_latency(
     ax.axvline(target_ms, color=colours.orange, lw=1.2, ls='--')
   free = [
     name
-    for name, taken in (('purple', ()), ('green', front), ('blue', found))
+    for name, taken in (
+      ('purple', ()),
+      ('green', front),
+      ('blue', found or curve),
+    )
     if not taken
   ]
   groups = [
@@ -109,6 +130,7 @@ def accuracy_latency(
   groups += [
     ('Pareto front', front, 'D-', 'green', 5),
     ('random', random, 'o', 'muted', 6),
+    ('curve', curve, 'D-', 'blue', 5),
     ('found', found, '*-', 'blue', 15),
   ]
   for label, points, marker, name, size in groups:
@@ -117,6 +139,9 @@ def accuracy_latency(
       points = [p._replace(ms=unit.per_ms * p.ms) for p in points]
       name = shortened(label, _NAME)
       _plot_points(ax, name, points, marker, colour, size, colours)
+  drawn = [p.ms for _, points, *_ in groups for p in points if p.ms > 0]
+  if drawn and max(drawn) > _FAR * min(drawn):
+    _by_factors(ax)
   ax.margins(x=0.16, y=0.2)
   ax.set_ylim(top=min(ax.get_ylim()[1], 101.0))  # More than all is not right.
   # Points lie too close together for names beside them.
@@ -130,7 +155,9 @@ def accuracy_latency(
   if target_ms is not None:
     # On the side that has more room.
     low, high = ax.get_xlim()
-    right = target_ms > (low + high) / 2
+    logarithmic = ax.get_xscale() == 'log'
+    middle = (low * high) ** 0.5 if logarithmic else (low + high) / 2
+    right = target_ms > middle
     ax.annotate(
       f'target {number(target_ms)}',
       (target_ms, 0),

@@ -251,7 +251,7 @@ def _accuracy(found: Findings) -> Section:
       lambda colours: accuracy_figures.accuracy_latency(
         own,
         random,
-        families={'curve': trained} if trained else None,
+        curve=trained,
         target_ms=target,
         colours=colours,
       ),
@@ -291,13 +291,14 @@ def _accuracy(found: Findings) -> Section:
       lambda colours: accuracy_figures.accuracy_latency(
         own,
         scored,
-        families={'curve': [supernet_point(row) for row in curve]},
+        curve=[supernet_point(row) for row in curve],
         target_ms=target,
         heading='Top-1 in the supernet (%)',
         colours=colours,
       ),
     )
   families, near, drawn, kind = compared_points(found)
+  compared = families.pop('curve', [])
   if families:
     pictures += _draw(
       found,
@@ -306,10 +307,11 @@ def _accuracy(found: Findings) -> Section:
       + (', random ones' if drawn else '')
       + ' and the found one, trained from scratch with one recipe. A line '
       'joins widths of one network'
-      + (' and the points of the curve.' if 'curve' in families else '.'),
+      + (' and the points of the curve.' if compared else '.'),
       lambda colours: accuracy_figures.accuracy_latency(
         near,
         drawn,
+        curve=compared,
         families=families,
         target_ms=target,
         latency=f'{kind} latency',

@@ -22,7 +22,6 @@ from tests.benchmarks.stages import ROOT
 
 PICTURE = ROOT / 'docs/images/judge.png'
 NAMES = {
-  'worth': "curve ('worth')",
   'additive': '24 short trainings',
   'halving': 'successive halving',
   'evolution': 'evolution',
@@ -62,7 +61,10 @@ def main() -> None:
     if (found := means(results, group))
   }
   figure = accuracy_latency(
-    means(results, 'gradient'), points(results, 'random'), families=families
+    means(results, 'gradient'),
+    points(results, 'random'),
+    curve=means(results, 'worth'),
+    families=families,
   )
   PICTURE.write_bytes(png(figure))
   print(PICTURE)

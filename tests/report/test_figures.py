@@ -162,3 +162,19 @@ def test_numbers():
   assert decimals(0.1369) == 4
   assert decimals(12345) == 0
   assert decimals(0) == 0
+
+
+@pytest.mark.parametrize(('slowest', 'scale'), [(4.9, 'linear'), (5.1, 'log')])
+def test_latencies_far_apart_are_drawn_by_factors(slowest, scale):
+  """Otherwise all networks of a space share one spot beside a known one."""
+  figure = accuracy_figures.accuracy_latency(
+    curve=[Point(1.0, 0.7), Point(2.0, 0.8)],
+    families={'known': [Point(slowest, 0.9)]},
+    target_ms=1.5,
+  )
+  (ax,) = figure.axes
+  assert ax.get_xscale() == scale
+  labels = [text.get_text() for text in figure.legends[0].get_texts()]
+  assert labels == ['known', 'curve']
+  low, high = ax.get_xlim()
+  assert 0 < low < 1.0 and slowest < high
