@@ -29,6 +29,18 @@ from spnas_jax.networks import zoo
 from spnas_jax.networks.architecture import Architecture
 
 
+def space_network(config: ConfigDict, text: str) -> Architecture:
+  """The network of a block string, in the style of the configured space: its
+  activation and its batch norm, which block strings do not tell."""
+  c = config.space
+  return Architecture.from_string(
+    text,
+    activation=c.activation,
+    batch_norm_momentum=c.batch_norm_momentum,
+    batch_norm_epsilon=c.batch_norm_epsilon,
+  )
+
+
 def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
   """`config.architecture`: zoo name, path, block string, 'curve:NAME' for a
   point of the workdir's curve, or '' = the network that its search found.

@@ -15,7 +15,11 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.routes import found_network, zoo_network
+from spnas_jax.config.routes import (
+  found_network,
+  space_network,
+  zoo_network,
+)
 from spnas_jax.config.spaces import dataset_facts
 from spnas_jax.config.workdir import (
   Workdir,
@@ -125,11 +129,11 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
     why_not = _incomparable(config, luck)
     drawn = [] if why_not else _all_drawn(luck)
     if not why_not:
-      entries += _points(luck, search)
+      entries += _points(config, luck, search)
     rows = _train_all(config, workdir, entries, drawn)
     random = _random(drawn)
     archs = [entry.arch for entry in entries]
-    archs += [Architecture.from_string(row['architecture']) for row in random]
+    archs += [space_network(config, row['architecture']) for row in random]
     times = _milliseconds(config, workdir, archs, device, table)
     for row, ms in zip([*rows, *random], times, strict=True):
       row['ms'] = ms
@@ -183,13 +187,15 @@ def _entries(
   return entries
 
 
-def _points(luck: Any, search: dict[str, Any]) -> list[Entry]:
+def _points(
+  config: ConfigDict, luck: Any, search: dict[str, Any]
+) -> list[Entry]:
   """The points of a curve that the random search trained."""
   return [
     Entry(
       CURVE,
       1.0,
-      Architecture.from_string(point['networks'][0]['architecture']),
+      space_network(config, point['networks'][0]['architecture']),
       search.get('cost_epochs'),
     )
     for point in luck.get('curve', ())

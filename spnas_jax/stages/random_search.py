@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from spnas_jax.config.routes import found_network
+from spnas_jax.config.routes import found_network, space_network
 from spnas_jax.config.workdir import Workdir, stage_inputs
 from spnas_jax.core.console import say
 from spnas_jax.core.errors import UserError
@@ -153,7 +153,7 @@ def _at_point(
     accept=_within(problem, point['target_ms'], c.band),
     max_misses=MAX_DRAWS // 10,
   )
-  found = Architecture.from_string(point['architecture'])
+  found = space_network(config, point['architecture'])
   networks = list(near.values())
   rows = _rows(config, workdir, problem.table, found, networks)
   return {

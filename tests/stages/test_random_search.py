@@ -9,8 +9,11 @@ import pytest
 import tiny
 import tiny_run
 
+from spnas_jax.config.routes import space_network
+from spnas_jax.config.spaces import make_space
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
+from spnas_jax.networks.architecture import Architecture
 from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.stages import random_search
 from spnas_jax.stages.random_search import draw, summary
@@ -160,6 +163,16 @@ def test_points_of_a_curve_are_compared_each_at_its_latency(workdir, scored):
     first['found_top1'] - first['mean_top1']
   )
   assert last['networks'][0]['architecture'] == points[1]['architecture']
+
+
+def test_a_point_has_the_style_of_its_space():
+  """Its block string does not tell it: trained with another activation than the
+  random networks beside it, it would not be compared with them."""
+  config = small(space__activation='relu6', space__batch_norm_momentum=0.9)
+  space = make_space(config)
+  text = space.largest.to_string()
+  assert space_network(config, text) == space.largest
+  assert Architecture.from_string(text) != space.largest
 
 
 def test_a_point_that_has_no_neighbours_stands_alone():
