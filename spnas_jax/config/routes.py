@@ -53,12 +53,7 @@ def resolve_architecture(config: ConfigDict, workdir: Workdir) -> Architecture:
   if name in zoo.names():
     return zoo_network(config, zoo.get(name, zoo_style or 'tf'))
   if value.startswith('stem_'):
-    arch = Architecture.from_string(
-      value,
-      activation=config.space.activation,
-      batch_norm_epsilon=config.space.batch_norm_epsilon,
-    )
-    return under_config(config, arch)
+    return under_config(config, space_network(config, value))
   path = workdir / 'architecture.json'
   if name == 'curve':
     path = workdir / curve_file(zoo_style)
