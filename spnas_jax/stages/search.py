@@ -280,7 +280,7 @@ def _weighed(
 
   def score(networks: list[np.ndarray]) -> list[np.ndarray]:
     losses = []
-    with Progress('search', 'decisions weighed', len(networks)) as progress:
+    with Progress('search', 'networks compared', len(networks)) as progress:
       for gates in networks:
         losses.append(subnets.per_image(gates)['cross_entropy'])
         progress.advance()
