@@ -59,7 +59,8 @@ def on_gpu():
       flags['graph'], HardwareAccelerator.GPU | HardwareAccelerator.CPU
     )
   except RuntimeError:
-    sys.exit('LiteRT finds no GPU that it can use')
+    sys.exit('LiteRT finds no GPU that it can use (on Linux it needs a Vulkan '
+             'driver and libvulkan.so.1)')
   print('Fully accelerated:', model.is_fully_accelerated())
   key = next(iter(model.get_signature_list()))
   (source,) = model.get_input_tensor_details(key).values()
