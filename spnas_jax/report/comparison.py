@@ -31,7 +31,8 @@ def comparison(runs: Mapping[str, Results]) -> tuple[str, list[Picture]]:
   Args:
     runs: name -> results.json of a workdir, in the order in which they appear.
   """
-  pictures = _pictures(runs)
+  problems: list[str] = []
+  pictures = _pictures(runs, problems)
   sections = [
     Section(
       'Side by side',
@@ -58,7 +59,7 @@ def comparison(runs: Mapping[str, Results]) -> tuple[str, list[Picture]]:
     [*_warnings(runs), *_unfinished(runs)],
     sections,
     (),
-    (),
+    problems,
   )
   return page, pictures
 
@@ -86,7 +87,9 @@ def latency_of(results: Results) -> tuple[float | None, str]:
   return results.get('search', {}).get('predicted_ms'), 'predicted'
 
 
-def _pictures(runs: Mapping[str, Results]) -> list[Picture]:
+def _pictures(
+  runs: Mapping[str, Results], problems: list[str]
+) -> list[Picture]:
   points = {
     name: [point]
     for name, results in runs.items()
@@ -107,7 +110,7 @@ def _pictures(runs: Mapping[str, Results]) -> list[Picture]:
     if len(kinds) == 1
     else 'latency of the network of each run, measured where it was.'
   )
-  return [drawn('compared', caption, draw)]
+  return drawn(problems, 'compared', caption, draw)
 
 
 def _overview(runs: Mapping[str, Results]) -> Table:

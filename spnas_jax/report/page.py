@@ -117,11 +117,20 @@ _SPOKEN = {'good': 'good: ', 'bad': 'attention: ', 'note': ''}
 
 
 def drawn(
-  name: str, caption: str, make: Callable[[Palette], Figure]
-) -> Picture:
-  """A picture in every form the page needs."""
-  light = make(LIGHT)
-  return Picture(name, png(light), png(make(DARK)), caption, svg(light))
+  problems: list[str],
+  name: str,
+  caption: str,
+  make: Callable[[Palette], Figure],
+) -> list[Picture]:
+  """A picture in every form the page needs; none, and a line in `problems`,
+  where it cannot be drawn."""
+  try:
+    light = make(LIGHT)
+    return [Picture(name, png(light), png(make(DARK)), caption, svg(light))]
+  except Exception as e:  # Odd data, or Matplotlib itself.
+    why = ' '.join(str(e).split()) or type(e).__name__
+    problems.append(f'The picture {name} is left out: {why}')
+    return []
 
 
 def render(

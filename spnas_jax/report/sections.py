@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from matplotlib.figure import Figure
 from ml_collections import ConfigDict
 
 from spnas_jax.report import (
-  accuracy_figures,
   decision_figures,
   figures,
   mistake_figures,
@@ -18,19 +16,13 @@ from spnas_jax.report import (
   settings,
 )
 from spnas_jax.report import findings as report_data
+from spnas_jax.report.accuracy_section import accuracy
 from spnas_jax.report.cost import search_cost
 from spnas_jax.report.findings import Findings
 from spnas_jax.report.numbers import numbers
 from spnas_jax.report.page import Picture, Section, drawn
-from spnas_jax.report.plot_style import Palette, kernel_colour
-from spnas_jax.report.points import (
-  compared_points,
-  scored_points,
-  supernet_point,
-  trained_points,
-)
+from spnas_jax.report.plot_style import kernel_colour
 from spnas_jax.report.tables import (
-  accuracy_table,
   latency_table,
   provenance,
   stage_table,
@@ -46,7 +38,7 @@ def sections(found: Findings, config: ConfigDict) -> Iterator[Section]:
     _search,
     _decisions,
     _latency,
-    _accuracy,
+    accuracy,
     _mistakes,
     _numbers,
     _comparisons,
@@ -57,18 +49,6 @@ def sections(found: Findings, config: ConfigDict) -> Iterator[Section]:
     section = make(found)
     if section.pictures or section.tables:
       yield section
-
-
-def _draw(
-  found: Findings, name: str, caption: str, make: Callable[[Palette], Figure]
-) -> list[Picture]:
-  """A picture; none, and a problem, where it cannot be drawn."""
-  try:
-    return [drawn(name, caption, make)]
-  except Exception as e:  # Odd data, or Matplotlib itself.
-    why = ' '.join(str(e).split()) or type(e).__name__
-    found.problems.append(f'The picture {name} is left out: {why}')
-    return []
 
 
 def _network(found: Findings) -> Section:
@@ -85,8 +65,8 @@ def _network(found: Findings) -> Section:
   )
   if any(row.skipped for row in rows):
     words += ' Dotted outlines are layers that the search left out.'
-  pictures += _draw(
-    found,
+  pictures += drawn(
+    found.problems,
     'network',
     words,
     lambda colours: network_figures.network(rows, colours),
@@ -98,8 +78,8 @@ def _network(found: Findings) -> Section:
       reading += ' Dotted: what the slowest candidate of the layer would take.'
     if any(part.measured_ms is not None for part in parts):
       reading += ' Upright marks: measured inside the network.'
-    pictures += _draw(
-      found,
+    pictures += drawn(
+      found.problems,
       'layer_times',
       reading,
       lambda colours: network_figures.layer_times(parts, colours),
@@ -116,8 +96,8 @@ def _search(found: Findings) -> Section:
   curves, result = found.search_curves, found.stage('search')
   warmup, pictures = result.get('warmup_steps'), []
   if 'cross_entropy' in curves or 'accuracy' in curves:
-    pictures += _draw(
-      found,
+    pictures += drawn(
+      found.problems,
       'search_learning',
       'How well the supernet classifies while it is searched. Thin: single '
       'batches; thick: smoothed.',
@@ -133,8 +113,8 @@ def _search(found: Findings) -> Section:
       if target is None
       else 'then λ pulls R along the dotted ramp to the target.'
     )
-    pictures += _draw(
-      found,
+    pictures += drawn(
+      found.problems,
       'search_runtime',
       words,
       lambda colours: figures.runtime(curves, target, warmup, colours),
@@ -161,8 +141,8 @@ def _decisions(found: Findings) -> Section:
     and logits is not None
     and logits.shape == (len(steps), len(space.gates))
   ):
-    pictures += _draw(
-      found,
+    pictures += drawn(
+      found.problems,
       'gates',
       'Every decision over the search: orange says yes, blue says no, pale '
       'is undecided. Until the dotted line (warm-up) they are drawn at '
@@ -173,8 +153,8 @@ def _decisions(found: Findings) -> Section:
     )
   decisions = found.stage('search').get('decisions') or []
   if decisions:
-    pictures += _draw(
-      found,
+    pictures += drawn(
+      found.problems,
       'worths',
       f'How much each decision lowers the cross-entropy inside the supernet'
       f'{_compared(found)}, beside the milliseconds it adds to this network: '
@@ -183,8 +163,8 @@ def _decisions(found: Findings) -> Section:
     )
   kernels = report_data.superkernels(found)
   if kernels:
-    pictures += _draw(
-      found,
+    pictures += drawn(
+      found.problems,
       'superkernels',
       'How much the weights of each superkernel differ between channels; '
       'stronger colour is more. The outline is the kernel that was chosen. '
@@ -215,8 +195,8 @@ def _latency(found: Findings) -> Section:
   # One network alone says little of a table: the verdict on it is enough.
   if len(unseen) + len(fitted) + (own is not None) > 1:
     predicted, measured = zip(*unseen, strict=True) if unseen else ((), ())
-    pictures += _draw(
-      found,
+    pictures += drawn(
+      found.problems,
       'predicted_measured',
       predictions.words(found),
       lambda colours: figures.predicted_measured(
@@ -227,107 +207,11 @@ def _latency(found: Findings) -> Section:
   return Section(heading, '', pictures, latency_table(found))
 
 
-def _accuracy(found: Findings) -> Section:
-  curves, pictures = found.train_curves, []
-  if 'cross_entropy' in curves or 'accuracy' in curves:
-    pictures += _draw(
-      found,
-      'train_learning',
-      'Final training of the network on its own. Thin: single batches; '
-      'thick: smoothed.',
-      lambda colours: figures.learning(curves, None, colours),
-    )
-  result = found.stage('search')
-  target = result.get('target_ms')
-  own, random, trained = trained_points(found)
-  if random:
-    pictures += _draw(
-      found,
-      'random_search',
-      'The found network'
-      + (' and the points of the curve' if trained else '')
-      + ' against random ones of about the same latency, all trained from '
-      'scratch with one recipe' + (' (means over seeds).' if own else '.'),
-      lambda colours: accuracy_figures.accuracy_latency(
-        own,
-        random,
-        curve=trained,
-        target_ms=target,
-        colours=colours,
-      ),
-    )
-  evolution = result.get('evolution') or {}
-  front = [supernet_point(row) for row in evolution.get('front', ())]
-  if front:
-    best = evolution.get('best')
-    pictures += _draw(
-      found,
-      'evolution',
-      'Best networks of an evolution at each latency, scored with the '
-      "supernet's shared weights, not trained on their own.",
-      lambda colours: accuracy_figures.accuracy_latency(
-        [supernet_point(best)] if best else [],
-        front=front,
-        target_ms=target,
-        heading='Top-1 in the supernet (%)',
-        colours=colours,
-      ),
-    )
-  curve = result.get('curve') or []
-  if curve:
-    scored = scored_points(found)
-    own = [supernet_point(result)] if 'supernet_top1' in result else []
-    pictures += _draw(
-      found,
-      'curve',
-      'Networks from one supernet for several targets, with its weights, not '
-      'trained on their own'
-      + (
-        ', among the random ones that were scored in it to find them. These '
-        'are scored on the images that chose, the curve on others.'
-        if scored
-        else '.'
-      ),
-      lambda colours: accuracy_figures.accuracy_latency(
-        own,
-        scored,
-        curve=[supernet_point(row) for row in curve],
-        target_ms=target,
-        heading='Top-1 in the supernet (%)',
-        colours=colours,
-      ),
-    )
-  families, near, drawn, kind = compared_points(found)
-  compared = families.pop('curve', [])
-  if families:
-    pictures += _draw(
-      found,
-      'compare_zoo',
-      'Known networks'
-      + (', random ones' if drawn else '')
-      + ' and the found one, trained from scratch with one recipe. A line '
-      'joins widths of one network'
-      + (' and the points of the curve.' if compared else '.'),
-      lambda colours: accuracy_figures.accuracy_latency(
-        near,
-        drawn,
-        curve=compared,
-        families=families,
-        target_ms=target,
-        latency=f'{kind} latency',
-        colours=colours,
-      ),
-    )
-  tables = accuracy_table(found)
-  tables += tables_of(curve, 'One supernet, several targets')
-  return Section('How good it is', '', pictures, tables)
-
-
 def _mistakes(found: Findings) -> Section:
   counts, pictures = mistakes.matrix(found), list[Picture]()
   if counts is not None and len(counts) > mistakes.DRAWN:
-    pictures += _draw(
-      found,
+    pictures += drawn(
+      found.problems,
       'confusion',
       'What each class is taken for, in the order of the classes. Blue is '
       'right, orange wrong: the stronger, the larger the share of the class. '
@@ -336,8 +220,8 @@ def _mistakes(found: Findings) -> Section:
       lambda colours: mistake_figures.confusion_map(counts, colours),
     )
   elif counts is not None:
-    pictures += _draw(
-      found,
+    pictures += drawn(
+      found.problems,
       'confusion',
       'What each class is taken for. Blue is right, orange wrong: the '
       'stronger, the larger the share of the class.',
@@ -347,8 +231,8 @@ def _mistakes(found: Findings) -> Section:
     )
   worst = mistakes.worst(found)
   if worst:
-    pictures += _draw(
-      found,
+    pictures += drawn(
+      found.problems,
       'mistakes',
       'The mistakes it was surest of: the true class, → what it was taken '
       'for, and the probability that it gave its answer. A label may be wrong, '

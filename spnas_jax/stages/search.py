@@ -12,23 +12,19 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from spnas_jax.config.spaces import dataset_facts
-from spnas_jax.config.workdir import (
-  Workdir,
-  curve_file,
-  curve_name,
-  fingerprint,
-)
+from spnas_jax.config.workdir import Workdir, fingerprint
 from spnas_jax.core.console import say
 from spnas_jax.core.live_line import waiting
 from spnas_jax.core.parallel import mapped_step
-from spnas_jax.core.progress import Progress
-from spnas_jax.data.folder_names import title
-from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.space import Choices
-from spnas_jax.search import worth as worths
-from spnas_jax.search.decisions import explain, weigh
+from spnas_jax.search.choosers import (
+  Judge,
+  by_evolution,
+  by_worth,
+  weighed,
+  with_provenance,
+)
 from spnas_jax.search.diagnostics import health
-from spnas_jax.search.evolution import Evolution, evolve
 from spnas_jax.search.gates import Decision
 from spnas_jax.search.search_events import search_drawn, worths_drawn
 from spnas_jax.search.search_problem import SearchProblem
@@ -47,9 +43,8 @@ from spnas_jax.search.search_setup import (
   search_inputs,
 )
 from spnas_jax.search.search_step import Search, make_search_step
-from spnas_jax.search.subnets import Subnets, forced_scores
 from spnas_jax.stages.frame import Task, stage
-from spnas_jax.training.history import History, npz
+from spnas_jax.training.history import History
 from spnas_jax.training.loop import PREPARING, run_steps
 from spnas_jax.training.outcome import write_outcome
 from spnas_jax.training.run_setup import (
@@ -89,10 +84,6 @@ def prepare(config: ConfigDict, workdir: Workdir) -> Task:
   )
 
 
-# What method 'worth' leaves of the networks it scored: 'gates' [n, num_gates]
-# and 'cross_entropy' [n], nats.
-SCORED = 'search/scored.npz'
-
 run = stage('search', prepare, check)
 
 
@@ -108,19 +99,17 @@ def _search(
   # Only a search by gradient is judged by how its gates moved.
   by_gates = config.search.method == 'gradient'
   details: dict[str, Any] = {} if by_gates else {'warnings': []}
+  judge = Judge(config, search, state, problem)
   if config.search.method == 'evolution':
-    found, report = _evolved(search, config, state, problem, found)
-    details |= {'evolution': report}
+    found, details['evolution'] = by_evolution(judge, found)
   elif config.search.method == 'worth':
-    found, report = _by_worth(search, config, workdir, state, problem, made_by)
+    found, report = by_worth(judge, workdir, made_by)
     details |= report
   if 'decisions' not in details:
-    details['decisions'] = _weighed(search, config, state, problem, found)
+    details['decisions'] = weighed(judge, found)
   gates = problem.space.gates_of(found)
-  scores = forced_scores(
-    config, config.search, search.supernet, state.params, gates
-  )
-  arch = _with_provenance(config, problem, found, made_by)
+  scores = judge.scores(gates)
+  arch = with_provenance(config, problem, found, made_by)
   result = {
     **_decoded(search, problem, decision, found),
     'architecture': arch.to_string(),
@@ -199,22 +188,6 @@ def _describe(m: dict[str, float]) -> str:
   )
 
 
-def _with_provenance(
-  config: ConfigDict, problem: SearchProblem, found: Choices, made_by: str
-) -> Architecture:
-  arch = problem.space.architecture_of(found)
-  return arch.replace(
-    provenance={
-      'made_by': 'spnas_jax search',
-      'config_hash': made_by,
-      'latency_table': problem.table.name,
-      'predicted_ms': problem.table.predict(arch),
-      'dataset': title(config.dataset),
-      'image_size': config.dataset.image_size,
-    }
-  )
-
-
 def _decoded(
   search: Search, problem: SearchProblem, decision: Decision, found: Choices
 ) -> dict[str, Any]:
@@ -237,137 +210,6 @@ def _decoded(
     'num_gates': len(space.gates),
     'raw_architecture': space.architecture_of(raw).to_string(),
   }
-
-
-def _evolved(
-  search: Search,
-  config: ConfigDict,
-  state: TrainState,
-  problem: SearchProblem,
-  own: Choices,
-) -> tuple[Choices, dict[str, Any]]:
-  """(best network that was bred for the target, what to report of it all)."""
-  c, start = config.search.evolution, time.monotonic()
-  assert problem.target_ms is not None  # A fixed lambda is refused.
-  subnets = Subnets(config, search.supernet, state.params, c.images)
-  evolution = Evolution(
-    problem.space,
-    problem.table,
-    subnets.score,
-    np.random.default_rng(config.seed),
-    c.mutation,
-    problem.max_bytes,
-  )
-  limits = problem.target_ms, problem.min_ms, problem.max_ms
-  best, report = evolve(evolution, *limits, config.search.slack, own, c)
-  return best, {
-    **report,
-    'scored_on': f'{subnets.num_images} {subnets.split} images',
-    'seconds': round(time.monotonic() - start, 3),
-  }
-
-
-def _weighed(
-  search: Search,
-  config: ConfigDict,
-  state: TrainState,
-  problem: SearchProblem,
-  found: Choices,
-) -> list[dict[str, Any]]:
-  """What each decision was worth: the found network with it and without it."""
-  images = config.search.worth.images
-  subnets = Subnets(config, search.supernet, state.params, images)
-
-  def score(networks: list[np.ndarray]) -> list[np.ndarray]:
-    losses = []
-    with Progress('search', 'networks compared', len(networks)) as progress:
-      for gates in networks:
-        losses.append(subnets.per_image(gates)['cross_entropy'])
-        progress.advance()
-    return losses
-
-  space = problem.space
-  return explain(space, problem.table, found, *weigh(space, score, found))
-
-
-def _by_worth(
-  search: Search,
-  config: ConfigDict,
-  workdir: Workdir,
-  state: TrainState,
-  problem: SearchProblem,
-  made_by: str,
-) -> tuple[Choices, dict[str, Any]]:
-  """(network of the most worth for the target, what to report of it all).
-
-  Leaves the scored networks and, for every further target,
-  `search/curve/NAME.json`.
-  """
-  c, start = config.search, time.monotonic()
-  space, table = problem.space, problem.table
-  assert problem.target_ms is not None  # A fixed lambda is refused.
-  subnets = Subnets(config, search.supernet, state.params, c.worth.images)
-  say(
-    f'search: {c.worth.networks} random networks are scored on '
-    f'{subnets.num_images} {subnets.split} images'
-  )
-  rng = np.random.default_rng(config.seed)
-  drawn = worths.draw(space, c.worth.networks, c.keep_probability, rng)
-  scores = []
-  with Progress('search', 'networks', len(drawn)) as progress:
-    for gates in drawn:
-      scores.append(subnets.score(gates))
-      progress.advance()
-  scored = np.array([score['cross_entropy'] for score in scores])
-  workdir.write(SCORED, npz({'gates': drawn, 'cross_entropy': scored}))
-  worth = worths.estimate(space, drawn, scored)
-  limits = c.slack, problem.max_bytes
-  found = worths.choose(space, table, worth, problem.target_ms, *limits)
-  seconds = round(time.monotonic() - start, 3)
-  curve = []
-  for target_ms in problem.curve_ms:
-    choices = worths.choose(space, table, worth, target_ms, *limits)
-    arch = _with_provenance(config, problem, choices, made_by)
-    name = curve_name(target_ms)
-    workdir.write(curve_file(name), arch.to_json())
-    inside = forced_scores(
-      config, c, search.supernet, state.params, space.gates_of(choices)
-    )
-    curve.append(
-      {
-        'name': name,
-        'target_ms': target_ms,
-        'predicted_ms': table.predict(arch),
-        'architecture': arch.to_string(),
-        'supernet_top1': inside['top1'],
-        'supernet_cross_entropy': inside['cross_entropy'],
-      }
-    )
-    say(f'search: {_spell_point(curve[-1])}')
-  return found, {
-    'decisions': explain(space, table, found, worth.worths, worth.errors),
-    'curve': curve,
-    'worth': {
-      'networks': c.worth.networks,
-      'scored_on': f'{subnets.num_images} {subnets.split} images',
-      'smallest_cross_entropy': worth.smallest,
-      'residual': worth.residual,
-      'scored': [
-        {'predicted_ms': table.predict(space.decode(gates)), **score}
-        for gates, score in zip(drawn, scores, strict=True)
-      ],
-      'seconds': seconds,
-    },
-  }
-
-
-def _spell_point(point: dict[str, Any]) -> str:
-  """A network of a curve in one line."""
-  off = 100 * (point['predicted_ms'] / point['target_ms'] - 1)
-  return (
-    f'curve:{point["name"]} takes {point["predicted_ms"]:.4g} ms '
-    f'({off:+.1f}%), supernet top-1 {100 * point["supernet_top1"]:.1f}%'
-  )
 
 
 def undecided(logits: np.ndarray) -> np.ndarray:

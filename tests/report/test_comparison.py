@@ -8,6 +8,7 @@ import pytest
 
 from spnas_jax.config.workdir import Workdir
 from spnas_jax.core.errors import UserError
+from spnas_jax.report import comparison as page_of_runs
 from spnas_jax.report.comparison import comparison, latency_of, point_of
 from spnas_jax.stages import report
 
@@ -46,6 +47,18 @@ def test_a_page_of_two_runs(runs):
   assert 'different data sets' not in page
   assert (own / 'report/compared.png').read_bytes().startswith(b'\x89PNG')
   assert not re.findall(r'(?:src|href)="(?!data:)', page)
+
+
+def test_a_picture_that_fails_leaves_the_page(monkeypatch):
+  def refuse(**_):
+    raise ValueError('odd data')
+
+  monkeypatch.setattr(page_of_runs, 'accuracy_latency', refuse)
+  run = {'evaluate': {'top1': 0.5}, 'search': {'predicted_ms': 1.0}}
+  page, pictures = comparison({'a': run})
+  assert pictures == []
+  assert 'The picture compared is left out: odd data' in page
+  assert '50.00%' in page
 
 
 def test_what_cannot_be_compared_is_said():
