@@ -20,6 +20,10 @@ usage() {
   exit 2
 }
 
+# On a host: is the process of run.pid a run? After a restart of the machine its
+# number may be another program's.
+theirs='-F run.pid -f again.sh'
+
 # Runs a shell command on every host.
 everywhere() {
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$1"
@@ -51,7 +55,7 @@ case $action in
   run)
     [ $# -ge 1 ] || usage
     everywhere "cd spnas_jax || exit 1
-      if kill -0 \$(cat run.pid 2> /dev/null) 2> /dev/null; then
+      if pgrep $theirs > /dev/null 2>&1; then
         echo 'tpu.sh: a run is there; stop it first' >&2; exit 1
       fi
       nohup scripts/again.sh .venv/bin/python main.py $(printf '%q ' "$@") \
@@ -62,7 +66,10 @@ case $action in
       --command='tail -n 20 -F spnas_jax/run.log'
     ;;
   stop)
-    everywhere 'kill -TERM $(cat spnas_jax/run.pid)'
+    everywhere "cd spnas_jax || exit 1
+      pkill -TERM $theirs 2> /dev/null || {
+        echo 'tpu.sh: no run is there' >&2; exit 1
+      }"
     ;;
   delete)
     gcloud compute tpus tpu-vm delete "$TPU" --zone="$ZONE" "$@"

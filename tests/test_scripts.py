@@ -196,6 +196,24 @@ def test_a_run_is_stopped_and_not_started_twice(slice_of_two):
     assert len(starts(root)) == 1
 
 
+def test_a_number_that_is_another_programs_is_no_run(slice_of_two):
+  """As after a restart of the machine: it is neither stopped nor waited for."""
+  roots = [slice_of_two / name / 'spnas_jax' for name in ('host0', 'host1')]
+  other = subprocess.Popen(['sleep', '60'])
+  try:
+    for root in roots:
+      (root / 'run.pid').write_text(f'{other.pid}\n')
+    stopped = tpu('stop')
+    assert stopped.returncode == 1 and 'no run is there' in stopped.stderr
+    assert other.poll() is None
+    assert tpu('run', '--workdir=here').returncode == 0
+    for root in roots:
+      until(lambda root=root: starts(root))
+  finally:
+    other.kill()
+    other.wait()
+
+
 def test_what_is_missing_is_named(slice_of_two, monkeypatch):
   assert 'scripts/tpu.sh create' in tpu().stderr
   assert tpu('fly').returncode == 2

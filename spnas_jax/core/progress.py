@@ -28,6 +28,7 @@ class Progress:
     self._stage, self._unit, self._total = stage, unit, total
     self._before = self._done = done
     self._start = self._said = time.monotonic()
+    self._first = 0.0  # When the first was done.
     self._line = LiveLine()
 
   def __enter__(self) -> Progress:
@@ -41,6 +42,8 @@ class Progress:
   def advance(self) -> None:
     """One more is done."""
     self._done += 1
+    if self._done == self._before + 1:
+      self._first = time.monotonic()
     if self._line.due():
       self._draw()
     now = time.monotonic()
@@ -52,10 +55,15 @@ class Progress:
       self._said = now
 
   def _left(self) -> float:
-    """Seconds to go."""
-    taken = time.monotonic() - self._start
-    count = self._done - self._before
-    return taken / max(count, 1) * (self._total - self._done)
+    """Seconds to go. The first compiles what the others use: it only counts
+    while there is no other."""
+    count, now = self._done - self._before, time.monotonic()
+    each = (
+      (now - self._first) / (count - 1)
+      if count > 1
+      else (now - self._start) / max(count, 1)
+    )
+    return each * (self._total - self._done)
 
   def _draw(self) -> None:
     known = self._done > self._before
