@@ -20,7 +20,7 @@ from spnas_jax.networks.architecture import Architecture
 from spnas_jax.networks.space import Choices
 from spnas_jax.search import worth
 from spnas_jax.search.decisions import explain, weigh
-from spnas_jax.search.evolution import Evolution, evolve
+from spnas_jax.search.evolution import Evolution, evolve, most_bred
 from spnas_jax.search.search_problem import SearchProblem
 from spnas_jax.search.search_step import Search
 from spnas_jax.search.subnets import Subnets, forced_scores
@@ -69,16 +69,23 @@ def by_evolution(judge: Judge, own: Choices) -> tuple[Choices, dict[str, Any]]:
   c, start = config.search.evolution, time.monotonic()
   assert problem.target_ms is not None  # A fixed lambda is refused.
   subnets = judge.subnets(c.images)
-  evolution = Evolution(
-    problem.space,
-    problem.table,
-    subnets.score,
-    np.random.default_rng(config.seed),
-    c.mutation,
-    problem.max_bytes,
-  )
   limits = problem.target_ms, problem.min_ms, problem.max_ms
-  best, report = evolve(evolution, *limits, config.search.slack, own, c)
+  with Progress('search', 'networks bred', most_bred(c)) as progress:
+
+    def score(gates: np.ndarray) -> dict[str, float]:
+      scores = subnets.score(gates)
+      progress.advance()
+      return scores
+
+    evolution = Evolution(
+      problem.space,
+      problem.table,
+      score,
+      np.random.default_rng(config.seed),
+      c.mutation,
+      problem.max_bytes,
+    )
+    best, report = evolve(evolution, *limits, config.search.slack, own, c)
   return best, {
     **report,
     'scored_on': f'{subnets.num_images} {subnets.split} images',

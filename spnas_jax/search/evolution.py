@@ -208,6 +208,17 @@ class Evolution:
     return children
 
 
+def most_bred(settings: Any) -> int:
+  """Networks that `evolve` scores at most: a small space has fewer."""
+  c = settings
+  rounds = c.generations + 1 + c.front_points * (_front_generations(c) + 1)
+  return 1 + c.population * rounds
+
+
+def _front_generations(settings: Any) -> int:
+  return max(1, settings.generations // 4)
+
+
 def evolve(
   evolution: Evolution,
   target_ms: float,
@@ -243,7 +254,7 @@ def evolve(
     limit = min_ms + share * (max_ms - min_ms)
     # A network may be fast enough and none of those small enough.
     with contextlib.suppress(UserError):
-      evolution.run(limit, slack, c.population, max(1, c.generations // 4))
+      evolution.run(limit, slack, c.population, _front_generations(c))
   return best.choices, {
     'best': evolution.row(best),
     'band_ms': [low_ms, target_ms],
