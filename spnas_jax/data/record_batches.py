@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -77,12 +77,12 @@ def train_epoch(
       2, np.uint32
     )
   )
-  images = _ImageReader(dataset_config, builder)
+  images = _ImageReader.of(dataset_config, builder, dtype)
+  augmented = _augmented(images)
 
   def decode(position: Any, record: dict[str, Any]) -> dict[str, Any]:
-    image = images.augmented(record['image'], tf.stack([image_seed, position]))
     return {
-      'image': images.normalized(image, dtype),
+      'image': augmented(record['image'], tf.stack([image_seed, position])),
       'label': tf.cast(record['label'], tf.int32),
     }
 
@@ -135,12 +135,13 @@ def eval_pass(
   builder = datasets.open_builder(dataset_config)
   whole = datasets.read_instruction(dataset_config, builder, split)
   instruction = tfds.even_splits(whole, process_count)[process_index]
-  images = _ImageReader(dataset_config, builder)
+  images = _ImageReader.of(dataset_config, builder, dtype)
+  plain = _plain(images)
 
   def decode(position: Any, record: dict[str, Any]) -> dict[str, Any]:
     del position
     return {
-      'image': images.normalized(images.plain(record['image']), dtype),
+      'image': plain(record['image']),
       'label': tf.cast(record['label'], tf.int32),
     }
 
@@ -201,15 +202,57 @@ def read(
   return np.concatenate(images)[:n], np.concatenate(labels)[:n]
 
 
-class _ImageReader:
-  """From an encoded image to network input, as the configuration says."""
+class _ImageReader(NamedTuple):
+  """From an encoded image to network input, as the configuration says.
 
-  def __init__(self, dataset_config: ConfigDict, builder: Any):
-    self._config = dataset_config
-    self._channels = builder.info.features['image'].shape[-1]
+  Equal readers decode alike, so what TensorFlow traced for one serves all: the
+  next epoch, and the next pass.
+
+  Attributes:
+    augment, crop_padding, interpolation: keys of the `dataset` section.
+    size: side of the image, px.
+    channels: of the data set.
+    scale, offset: what pixels become network input with, for each channel.
+    dtype: 'float32', 'bfloat16', or 'uint8' for pixels as they are.
+  """
+
+  augment: str
+  crop_padding: int
+  interpolation: str
+  size: int
+  channels: int
+  scale: tuple[float, ...]
+  offset: tuple[float, ...]
+  dtype: str
+
+  @classmethod
+  def of(
+    cls, dataset_config: ConfigDict, builder: Any, dtype: str
+  ) -> _ImageReader:
+    """The reader of a `dataset` section.
+
+    Raises:
+      UserError: `mean` or `std` has another length than there are channels.
+    """
+    c, channels = dataset_config, builder.info.features['image'].shape[-1]
+    scale, offset = (
+      ((), ())
+      if dtype == 'uint8'
+      else augmentation.scale_and_offset(dataset_config, channels)
+    )
+    return cls(
+      c.augment,
+      c.crop_padding,
+      c.interpolation,
+      c.image_size,
+      channels,
+      tuple(map(float, scale)),
+      tuple(map(float, offset)),
+      dtype,
+    )
 
   def augmented(self, encoded: Any, seed: Any) -> Any:
-    """Random training view, [size, size, channels] float32, 0..255.
+    """Random training view, [size, size, channels] `dtype`.
 
     Args:
       encoded: [] string.
@@ -218,43 +261,33 @@ class _ImageReader:
     crop_seed, flip_seed = tf.unstack(
       tf.random.experimental.stateless_split(seed, 2)
     )
-    augment = self._config.augment
-    if augment == 'inception':
+    if self.augment == 'inception':
       image = self._resize(
         image_decoding.decode_window(
           encoded,
-          self._channels,
+          self.channels,
           lambda height, width: preprocessing.random_crop_window(
             height, width, crop_seed
           ),
         )
       )
     else:
-      image = self._resize(image_decoding.decode(encoded, self._channels))
-    if augment in ('crop', 'crop_flip'):
-      image = preprocessing.pad_and_crop(
-        image, self._config.crop_padding, crop_seed
-      )
-    if augment in ('crop_flip', 'inception'):
+      image = self._resize(image_decoding.decode(encoded, self.channels))
+    if self.augment in ('crop', 'crop_flip'):
+      image = preprocessing.pad_and_crop(image, self.crop_padding, crop_seed)
+    if self.augment in ('crop_flip', 'inception'):
       image = preprocessing.random_flip(image, flip_seed)
-    return image
+    return self._normalized(image)
 
   def plain(self, encoded: Any) -> Any:
-    """View for evaluation, [size, size, channels] uint8."""
-    if self._config.augment == 'inception':
+    """View for evaluation, [size, size, channels] `dtype`, from [] string."""
+    if self.augment == 'inception':
       image = image_decoding.decode_window(
-        encoded, self._channels, preprocessing.centre_crop_window
+        encoded, self.channels, preprocessing.centre_crop_window
       )
     else:
-      image = image_decoding.decode(encoded, self._channels)
-    return preprocessing.to_pixels(self._resize(image))
-
-  def normalized(self, image: Any, dtype: str) -> Any:
-    """Pixels as network input, or as they are for dtype 'uint8'."""
-    if dtype == 'uint8':
-      return image
-    scale, offset = augmentation.scale_and_offset(self._config, self._channels)
-    return preprocessing.normalize(image, scale, offset, dtype)
+      image = image_decoding.decode(encoded, self.channels)
+    return self._normalized(preprocessing.to_pixels(self._resize(image)))
 
   def problem(self, encoded: bytes) -> str:
     """Why an image cannot be read, in a few words."""
@@ -264,10 +297,37 @@ class _ImageReader:
       return dataset_store.first_line(error)
     return 'only a part of it can be read'
 
+  def _normalized(self, image: Any) -> Any:
+    """Pixels as network input, or as they are for dtype 'uint8'."""
+    if self.dtype == 'uint8':
+      return image
+    scale, offset = (
+      np.array(values, np.float32) for values in (self.scale, self.offset)
+    )
+    return preprocessing.normalize(image, scale, offset, self.dtype)
+
   def _resize(self, image: Any) -> Any:
-    size = self._config.image_size
-    image = preprocessing.resize(image, size, self._config.interpolation)
-    return tf.ensure_shape(image, [size, size, self._channels])
+    image = preprocessing.resize(image, self.size, self.interpolation)
+    return tf.ensure_shape(image, [self.size, self.size, self.channels])
+
+
+# A trace takes TensorFlow a second, and an epoch makes a pipeline of its own.
+@functools.lru_cache(maxsize=8)
+def _augmented(reader: _ImageReader) -> Any:
+  return tf.function(
+    reader.augmented,
+    input_signature=[
+      tf.TensorSpec([], tf.string),
+      tf.TensorSpec([2], tf.int64),
+    ],
+  )
+
+
+@functools.lru_cache(maxsize=8)
+def _plain(reader: _ImageReader) -> Any:
+  return tf.function(
+    reader.plain, input_signature=[tf.TensorSpec([], tf.string)]
+  )
 
 
 def _records(
