@@ -164,6 +164,7 @@ def test_every_corner_is_refused_or_prepares_a_run(field):
 
 
 @pytest.mark.parametrize('end', ['low', 'high'])
+@pytest.mark.slow
 def test_all_lowest_and_all_highest_values_run(end):
   """Two steps of search and training with every number of their recipes at one
   end at once. Nothing is refused, and nothing but a learning rate or a weight

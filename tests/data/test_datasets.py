@@ -362,6 +362,7 @@ def test_preparing_is_quiet(tmp_path, capfd):
   assert captured.err == ''
 
 
+@pytest.mark.slow
 def test_two_processes_prepare_at_once(tmp_path):
   code = f"""
 from spnas_jax.data import datasets

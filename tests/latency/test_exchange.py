@@ -23,6 +23,7 @@ from spnas_jax.latency.exchange import (
 from spnas_jax.latency.table import LatencyTable
 
 
+@pytest.mark.slow
 def test_a_table_by_another_harness(tmp_path):
   """The command ends with 0 and leaves everything; a second program, which
   shares no code, times it; the same command makes the table."""

@@ -129,6 +129,7 @@ def test_evolution_needs_a_target(tmp_path):
     search.run(config, Workdir(tmp_path))
 
 
+@pytest.mark.slow
 def test_evolution_over_another_searchs_supernet(tmp_path):
   """No training: the finished search's weights, found again to inherit from."""
   source = tiny_run.finished()

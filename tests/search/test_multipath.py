@@ -285,6 +285,7 @@ def test_parameters_are_those_of_every_candidate():
   assert single == num_params(space.largest) + len(space.gates)
 
 
+@pytest.mark.slow
 def test_each_step_trains_its_own_part():
   c = contestant('proxyless')
   weight_step, path_step = (mapped_step(step) for step in c.steps)

@@ -58,6 +58,7 @@ def test_prices(config, tmp_path, capsys):
   assert capsys.readouterr().out.count('compare: darts') == 1
 
 
+@pytest.mark.slow
 def test_a_whole_search_meets_the_target_and_is_not_repeated(config, tmp_path):
   table = LatencyTable.load(config.latency_table)
   low, high = table.limits(make_space(config))

@@ -123,6 +123,7 @@ def test_meets_its_target_half_way(found):
   assert_meets_target(found[1], tiny_run.get_config().search.slack)
 
 
+@pytest.mark.slow
 def test_meets_another_target(found, tmp_path):
   """In ms, and close to the slowest network; another network than half way."""
   _, half_way = found
@@ -134,9 +135,8 @@ def test_meets_another_target(found, tmp_path):
   assert result['architecture'] != half_way['architecture']
 
 
-@pytest.mark.parametrize(
-  'gates', ['official', pytest.param('paper', marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('gates', ['official', 'paper'])
 def test_a_fixed_lambda_needs_no_target(gates, tmp_path):
   """The reference's two formulations: finite, nothing projected, and lambda is
   what was asked for from the end of warm-up on."""

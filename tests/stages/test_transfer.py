@@ -308,6 +308,7 @@ def test_a_search_starts_from_what_another_supernet_learned(data_dir, workdir):
       assert {v.shape for v in own_classifier.values()} == {(16, 5), (5,)}
 
 
+@pytest.mark.slow
 def test_a_whole_search_from_another(workdir, tmp_path, capsys):
   """It ends, records whose weights it had, and starts above a fresh one."""
   config = tiny_run.config(search__init=str(workdir))

@@ -228,6 +228,7 @@ def summary(folder, cache):
   return details.scores, {key: x.tolist() for key, x in found.items()}
 
 
+@pytest.mark.slow
 def test_two_processes_find_the_same_mistakes(folder):
   """Cached images and records, unreadable ones among them."""
   with socket.socket() as probe:
