@@ -13,6 +13,7 @@ import subprocess
 import time
 
 import pytest
+import tiny_run
 
 SCRIPTS = pathlib.Path(__file__).resolve().parent.parent / 'scripts'
 
@@ -59,13 +60,13 @@ def again(folder, codes) -> subprocess.CompletedProcess:
     env={**os.environ, 'AGAIN_SECONDS': '0'},
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=tiny_run.PATIENCE,
   )
 
 
 def until(condition) -> None:
-  """Waits for another process; a minute, however busy the machine is."""
-  end = time.monotonic() + 60
+  """Waits for another process; the machine may be busy."""
+  end = time.monotonic() + tiny_run.PATIENCE
   while not condition():
     assert time.monotonic() < end
     time.sleep(0.02)
@@ -118,7 +119,7 @@ def test_a_signal_stops_the_command_and_the_loop(tmp_path, how):
   )
   until(lambda: starts(tmp_path))
   process.send_signal(how)
-  assert process.wait(timeout=60) == 143
+  assert process.wait(timeout=tiny_run.PATIENCE) == 143
   assert len(starts(tmp_path)) == 1
 
 
@@ -143,7 +144,7 @@ def tpu(*arguments) -> subprocess.CompletedProcess:
     [SCRIPTS / 'tpu.sh', *arguments],
     capture_output=True,
     text=True,
-    timeout=60,
+    timeout=tiny_run.PATIENCE,
   )
 
 

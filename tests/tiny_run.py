@@ -119,6 +119,10 @@ def snapshot(folder) -> dict[str, str]:
 
 # --- in a process of its own --------------------------------------------------
 
+# Seconds after which a process of a test is stuck. On a busy machine two that
+# compile took more than five minutes, so it is no measure of how fast anything should be.
+PATIENCE = 1200
+
 
 def command(stage: str, workdir, *arguments: str) -> list[str]:
   """The command line of a tiny run."""
@@ -159,5 +163,5 @@ def start(command: list[str], **env: Any) -> subprocess.Popen:
 def run(command: list[str], **env: Any) -> subprocess.CompletedProcess:
   """Runs a command to its end."""
   process = start(command, **env)
-  out, err = process.communicate(timeout=300)
+  out, err = process.communicate(timeout=PATIENCE)
   return subprocess.CompletedProcess(command, process.returncode, out, err)

@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+import tiny_run
 
 from spnas_jax.core import tensorflow_setup
 from spnas_jax.core.errors import UserError
@@ -382,7 +383,7 @@ print(sum(1 for _ in builder.as_dataset(split='test')))
     for _ in range(2)
   ]
   for process in processes:
-    out, err = process.communicate(timeout=300)
+    out, err = process.communicate(timeout=tiny_run.PATIENCE)
     assert (process.returncode, out.strip(), err) == (0, '360', '')
   assert sorted(path.name for path in tmp_path.glob('digits/*')) == ['1.0.0']
 

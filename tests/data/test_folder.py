@@ -11,6 +11,7 @@ import sys
 import fake_photos
 import numpy as np
 import pytest
+import tiny_run
 from fake_folder import (
   config_of,
   error_line,
@@ -189,7 +190,7 @@ print(datasets.info(config).name)
     )
     for _ in range(2)
   ]
-  results = [p.communicate(timeout=300) for p in processes]
+  results = [p.communicate(timeout=tiny_run.PATIENCE) for p in processes]
   assert [err for _, err in results] == ['', '']
   (name,) = {out.split()[-1] for out, _ in results}
   assert sum('this is done once' in out for out, _ in results) == 1

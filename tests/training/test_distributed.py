@@ -54,7 +54,7 @@ def run_together(command, devices=2, processes=2) -> list[tuple[int, str, str]]:
   """
   started = start_together(command, devices, processes)
   try:
-    said = [p.communicate(timeout=300) for p in started]
+    said = [p.communicate(timeout=tiny_run.PATIENCE) for p in started]
   finally:
     for p in started:
       p.kill()
@@ -268,7 +268,9 @@ def test_sigterm_stops_all_after_the_same_step(tmp_path, whom):
         break
     for i in whom:
       started[i].send_signal(signal.SIGTERM)
-    ends = [(*p.communicate(timeout=120), p.returncode) for p in started]
+    ends = [
+      (*p.communicate(timeout=tiny_run.PATIENCE), p.returncode) for p in started
+    ]
   finally:
     for p in started:
       p.kill()

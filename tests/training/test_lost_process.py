@@ -42,7 +42,7 @@ def finish(command):
   """Both to their end; their (exit code, stdout, stderr)."""
   processes = start(command)
   with no_survivors(processes):
-    said = [p.communicate(timeout=300) for p in processes]
+    said = [p.communicate(timeout=tiny_run.PATIENCE) for p in processes]
   return [(p.returncode, *s) for p, s in zip(processes, said, strict=True)]
 
 
@@ -66,7 +66,7 @@ def test_the_other_ends_and_both_resume_to_the_same_bits(tmp_path, victim):
       pytest.fail(f'no step 40: {processes[0].stderr.read()[-2000:]}')
     os.kill(processes[victim].pid, signal.SIGKILL)
     killed = time.monotonic()
-    _, said = survivor.communicate(timeout=120)
+    _, said = survivor.communicate(timeout=tiny_run.PATIENCE)
   assert time.monotonic() - killed < 60
   last = said.strip().splitlines()[-1]
   if victim:

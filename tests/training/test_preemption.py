@@ -18,7 +18,7 @@ def terminate(command, line: str):
       break
   rest = process.stderr.read()
   process.stdout.read()
-  return process.wait(timeout=120), ''.join(seen) + rest
+  return process.wait(timeout=tiny_run.PATIENCE), ''.join(seen) + rest
 
 
 def test_a_search_goes_on_from_the_step_it_was_stopped_at(tmp_path):
@@ -58,7 +58,7 @@ def test_outside_of_a_loop_it_ends_at_once(tmp_path):
   while not (folder / 'samples.json').exists() and time.monotonic() < end:
     time.sleep(0.2)
   process.send_signal(signal.SIGTERM)
-  _, said = process.communicate(timeout=120)
+  _, said = process.communicate(timeout=tiny_run.PATIENCE)
   assert process.returncode == 143
   assert said.strip().splitlines()[-1].startswith('stopped by SIGTERM')
   assert 'Traceback' not in said

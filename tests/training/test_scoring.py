@@ -246,7 +246,7 @@ def test_two_processes_find_the_same_mistakes(folder):
     for i in range(2)
   ]
   try:
-    said = [p.communicate(timeout=300) for p in processes]
+    said = [p.communicate(timeout=tiny_run.PATIENCE) for p in processes]
   finally:
     for p in processes:
       p.kill()
