@@ -119,8 +119,8 @@ def snapshot(folder) -> dict[str, str]:
 
 # --- in a process of its own --------------------------------------------------
 
-# Seconds after which a process of a test is stuck. On a busy machine two that
-# compile took more than five minutes, so it is no measure of how fast anything should be.
+# Seconds after which a process of a test is stuck. Two that compile took more
+# than five minutes on a busy machine: no measure of how fast they should be.
 PATIENCE = 1200
 
 
