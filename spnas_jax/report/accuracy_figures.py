@@ -118,6 +118,7 @@ def accuracy_latency(
       ('purple', ()),
       ('green', front),
       ('blue', found or curve),
+      ('orange', target_ms is not None),
     )
     if not taken
   ]

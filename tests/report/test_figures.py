@@ -178,3 +178,12 @@ def test_latencies_far_apart_are_drawn_by_factors(slowest, scale):
   assert labels == ['known', 'curve']
   low, high = ax.get_xlim()
   assert 0 < low < 1.0 and slowest < high
+
+
+def test_names_have_their_own_colours():
+  """Three known networks beside a found one, as long as no target is drawn."""
+  point = [Point(1.0, 0.5)]
+  names = {'a': point, 'b': point, 'c': point}
+  figure = accuracy_figures.accuracy_latency(point, families=names)
+  lines = figure.axes[0].get_lines()
+  assert len({line.get_color() for line in lines}) == len(lines) == 4
