@@ -298,12 +298,13 @@ def drift_warning(
   allowed = 3 * max(own, _LEAST_OWN_PCT) + noise
   if abs(error) <= allowed:
     return []
-  slower = 'slower' if error < 0 else 'faster'
+  below, slower = ('below', 'slower') if error < 0 else ('above', 'faster')
   return [
-    f'WARNING: the network is {abs(error):.1f}% {slower} than predicted, and '
-    f'the table (of {table.date or "an unknown day"}) and the noise explain '
-    f'{allowed:.1f}%: the device has changed. Minutes bring the table up to '
-    'date: --stage=validate_table --config.validate_table.recalibrate=True'
+    f'WARNING: the prediction is {abs(error):.1f}% {below} what was measured, '
+    f'and the table (of {table.date or "an unknown day"}) and the noise '
+    f'explain {allowed:.1f}%: the device is {slower} than it was. Minutes '
+    'bring the table up to date: --stage=validate_table '
+    '--config.validate_table.recalibrate=True'
   ]
 
 

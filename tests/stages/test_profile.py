@@ -100,7 +100,8 @@ def test_a_device_that_has_changed_is_said(exported, device, run_dir, tmp_path):
   assert profile.drift_warning(result, table) == []
   slower = {**result, 'error_pct': -10.0}
   (line,) = profile.drift_warning(slower, table)
-  assert '10.0% slower than predicted' in line
+  assert 'prediction is 10.0% below what was measured' in line
+  assert 'the device is slower than it was' in line
   assert 'explain 1.5%' in line and 'validate_table.recalibrate=True' in line
   noisy = {**slower, 'bare_error_ms': 0.05 * result['bare_ms']}
   assert profile.drift_warning(noisy, table) == []
