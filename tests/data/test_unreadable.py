@@ -267,3 +267,20 @@ def test_a_damaged_file_of_records_is_named(tmp_path, damage):
     message = error_line(scored, config)
     assert f'{str(path)!r} is damaged' in message
     assert 'prepare the data set again' in message
+
+
+def test_decoding_is_traced_once_for_all_epochs_and_passes(folder):
+  """TensorFlow takes a second for it, and an epoch makes its own pipeline."""
+  from spnas_jax.data import record_batches
+
+  config = make_config(folder, 'records', 'whole')
+  train(config, 7)  # Three batches an epoch.
+  scored(config)
+  scored(config)
+  builder = datasets.open_builder(config)
+  for function, dtype in (
+    (record_batches._augmented, 'float32'),
+    (record_batches._plain, 'uint8'),
+  ):
+    reader = record_batches._ImageReader.of(config, builder, dtype)
+    assert function(reader).experimental_get_tracing_count() == 1
