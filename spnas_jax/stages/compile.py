@@ -141,14 +141,16 @@ def _spell(r: dict[str, Any]) -> list[str]:
   else:
     seconds, memory = r['estimated_step_seconds'], r['memory_bytes_per_device']
     available = '' if memory is None else f' of {memory / GIB:.2f}'
-    lasting = '' if seconds is None else f', {seconds:.3f} s a step'
+    lasting = '' if seconds is None else f', {seconds:.3g} s a step'
+    millions = r['estimated_cycles'] / 1e6
+    cycles = f'{millions:,.0f}' if millions > 100 else f'{millions:.3g}'
     lines = [
       f'{r["topology"]}, global batch {r["global_batch"]}, each device: '
       f'{r["temp_bytes_per_device"] / GIB:.2f} GiB of temporaries, '
       f'{r["peak_bytes_per_device"] / GIB:.2f}{available} GiB in all '
       f'({"fits" if r["fits"] else "does not fit"}); {r["num_all_reduces"]} '
       f'all-reduces of {r["all_reduce_bytes"] / 1e6:.1f} MB; estimated '
-      f'{r["estimated_cycles"] / 1e6:.0f} M cycles{lasting}; compiled '
+      f'{cycles} M cycles{lasting}; compiled '
       f'in {r["compile_seconds"]:.0f} s'
     ]
     if kinds := r.get('cycles_by_kind'):  # A result of before has none.
