@@ -15,7 +15,7 @@ from spnas_jax.report.points import (
 )
 from spnas_jax.report.tables import accuracy_table, tables_of
 
-IN_SUPERNET = 'Top-1 in the supernet (%)'
+_IN_SUPERNET = 'Top-1 in the supernet (%)'
 
 
 def accuracy(found: Findings) -> Section:
@@ -86,7 +86,7 @@ def _evolution(found: Findings) -> list[Picture]:
       [supernet_point(best)] if best else [],
       front=front,
       target_ms=_target(found),
-      heading=IN_SUPERNET,
+      heading=_IN_SUPERNET,
       colours=colours,
     ),
   )
@@ -113,7 +113,7 @@ def _curve(found: Findings, curve: list[dict[str, Any]]) -> list[Picture]:
       scored,
       curve=[supernet_point(row) for row in curve],
       target_ms=_target(found),
-      heading=IN_SUPERNET,
+      heading=_IN_SUPERNET,
       colours=colours,
     ),
   )
